@@ -1,0 +1,20 @@
+"""Ingot: the Qwen3.5 small-model system. `ingot.load()` is the way in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ingot.language_model import LanguageModel, load
+
+__version__ = "0.1.0"
+__all__ = ["LanguageModel", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # lazily: `import ingot` must not pay for numpy, the tokenizer and the kernels
+    if name in ("LanguageModel", "load"):
+        from ingot import language_model
+
+        return getattr(language_model, name)
+    raise AttributeError(f"module 'ingot' has no attribute {name!r}")

@@ -1,0 +1,291 @@
+"""Strict parsing of a `config.json` into frozen dataclasses that keep Hugging Face's field names.
+
+A key is one of three things: a field below, a key of `NO_EFFECT` (it cannot change what the model computes), or an error.
+Nothing is dropped silently: a checkpoint whose config says something we do not know is not the model we know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+# Keys that cannot change the logits of a text: bookkeeping, generation defaults of old transformers, training-only settings.
+# `full_attention_interval` only ever produced `layer_types`, which is read instead. `output_gate_type` is checked below.
+NO_EFFECT = frozenset(
+    """
+    _name_or_path architectures attention_dropout bos_token_id chunk_size_feed_forward dtype eos_token_id id2label
+    initializer_range is_encoder_decoder label2id language_model_only mamba_ssm_dtype model_type output_attentions
+    output_hidden_states pad_token_id problem_type return_dict torch_dtype transformers_version use_cache
+    """.split()
+)
+SIZES = ("0.8b", "2b", "4b", "9b")
+LINEAR, FULL = "linear_attention", "full_attention"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RopeParameters:
+    """Partial rotary embedding with interleaved multimodal sections (spec of M-RoPE: T, H, W axes share the frequencies)."""
+
+    rope_theta: float = 10_000_000.0
+    partial_rotary_factor: float = 0.25
+    mrope_section: tuple[int, ...] = (11, 11, 10)
+    mrope_interleaved: bool = True
+    rope_type: str = "default"
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The decoder. Field names and defaults are Hugging Face's `Qwen3_5TextConfig`."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int = 256  # never hidden_size / heads: 4B has 2560 / 16 = 160, which reshapes without complaint and is wrong
+    linear_num_key_heads: int = 16
+    linear_num_value_heads: int = 32
+    linear_key_head_dim: int = 128
+    linear_value_head_dim: int = 128
+    linear_conv_kernel_dim: int = 4
+    layer_types: tuple[str, ...] = ()
+    rope_parameters: RopeParameters = field(default_factory=RopeParameters)
+    rms_norm_eps: float = 1e-6
+    max_position_embeddings: int = 32_768
+    mtp_num_hidden_layers: int = 0
+    # fields with a single legal value: another one would be another model
+    hidden_act: str = "silu"
+    attention_bias: bool = False
+    attn_output_gate: bool = True
+    output_gate_type: str = "silu"
+    mtp_use_dedicated_embeddings: bool = False
+    mlp_only_layers: tuple[int, ...] = ()
+
+    @property
+    def rotary_dim(self) -> int:
+        """Dimensions of a head that rotate (64 of 256 in the official sizes)."""
+        return int(self.head_dim * self.rope_parameters.partial_rotary_factor)
+
+    @property
+    def conv_dim(self) -> int:
+        """Channels of the short convolution: q, k and v of the delta rule side by side."""
+        keys = self.linear_num_key_heads * self.linear_key_head_dim
+        return 2 * keys + self.linear_num_value_heads * self.linear_value_head_dim
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower. Field names and defaults are Hugging Face's `Qwen3_5VisionConfig`."""
+
+    depth: int = 27
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_heads: int = 16
+    out_hidden_size: int = 3584
+    num_position_embeddings: int = 2304
+    in_channels: int = 3
+    patch_size: int = 16
+    spatial_merge_size: int = 2
+    temporal_patch_size: int = 2
+    hidden_act: str = "gelu_pytorch_tanh"
+    deepstack_visual_indexes: tuple[int, ...] = ()
+    rope_parameters: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole checkpoint's configuration; `text_only` checkpoints name their tensors `model.*`, others `model.language_model.*`."""
+
+    text: TextConfig
+    vision: VisionConfig | None
+    text_only: bool
+    tie_word_embeddings: bool
+    image_token_id: int = 248_056
+    video_token_id: int = 248_057
+    vision_start_token_id: int = 248_053
+    vision_end_token_id: int = 248_054
+
+    @property
+    def prefix(self) -> str:
+        """Path of the decoder's tensors, with its trailing dot."""
+        return "model." if self.text_only else "model.language_model."
+
+
+def read_config(path: str | Path, accept: Iterable[str] = ()) -> Config:
+    """The configuration in the file `path`; ValueError names the file, the key and the rule."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_config(raw, accept)
+    except (ValueError, RecursionError) as error:  # json's and unicode's errors are ValueErrors
+        raise ValueError(f"{path}: {error}") from None
+
+
+def official(size: str) -> dict[str, Any]:
+    """The official `config.json` of one of the sizes 0.8b, 2b, 4b, 9b, as a dictionary."""
+    if size.lower() not in SIZES:
+        raise ValueError(f"size is {size!r}; the official sizes are {', '.join(SIZES)}")
+    text = resources.files("ingot.spec").joinpath(f"sizes/{size.lower()}.json").read_text(encoding="utf-8")
+    config: dict[str, Any] = json.loads(text)
+    return config
+
+
+def parse_config(raw: Any, accept: Iterable[str] = ()) -> Config:
+    """A checked `Config` from the contents of a config.json.
+
+    `accept` lists unknown keys to tolerate (dotted for nested ones: "text_config.new_key"). Raises ValueError for anything
+    that is not a dense qwen3_5 model, for unknown keys and for sizes that do not fit together.
+    """
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"config is a {type(raw).__name__}; a JSON object is needed")
+    model_type, accepted = raw.get("model_type"), frozenset(accept)
+    if model_type == "qwen3_5_text":
+        text = _text(raw, "", accepted, ignore={"tie_word_embeddings"})
+        return _fit(Config(text, None, text_only=True, tie_word_embeddings=_flag(raw, "tie_word_embeddings")))
+    if model_type != "qwen3_5":
+        raise ValueError(f"model_type is {model_type!r}; Ingot runs the dense 'qwen3_5' and 'qwen3_5_text' models")
+    if not isinstance(raw.get("text_config"), Mapping):
+        raise ValueError("text_config is missing or not an object; a 'qwen3_5' config holds the decoder's sizes there")
+    text = _text(raw["text_config"], "text_config.", accepted, ignore={"tie_word_embeddings"})
+    vision_raw = raw.get("vision_config")
+    vision = None if vision_raw is None else _section(VisionConfig, vision_raw, "vision_config.", accepted)
+    token_ids = {f.name: raw[f.name] for f in fields(Config) if f.name.endswith("_token_id") and f.name in raw}
+    known = {*token_ids, "text_config", "vision_config", "tie_word_embeddings"}
+    _refuse_unknown(raw, known, "", accepted)
+    for name, value in token_ids.items():
+        _check_type(name, value, int)
+    tie = _flag(raw, "tie_word_embeddings")  # the top level decides; the nested key is absent in 9B
+    return _fit(Config(text, vision, text_only=False, tie_word_embeddings=tie, **token_ids))
+
+
+def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: set[str]) -> TextConfig:
+    raw = {k: v for k, v in raw.items() if k not in ignore}
+    experts = [k for k in raw if "expert" in k or k == "moe_intermediate_size"]
+    if experts:
+        raise ValueError(f"{where}{experts[0]} is given; mixture-of-experts models are not supported yet")
+    interval = raw.pop("full_attention_interval", 4)
+    rope = raw.pop("rope_parameters", None)
+    if rope is not None:
+        rope = dict(rope) if isinstance(rope, Mapping) else rope
+        if isinstance(rope, dict) and "type" in rope and "rope_type" not in rope:
+            rope["rope_type"] = rope.pop("type")  # MLX tools rename it
+        raw["rope_parameters"] = _section(RopeParameters, rope, f"{where}rope_parameters.", accept)
+    if raw.get("layer_types") is None:
+        _check_type(f"{where}full_attention_interval", interval, int)
+        layers = raw.get("num_hidden_layers")
+        _check_type(f"{where}num_hidden_layers", layers, int)
+        if not (0 < interval <= 10_000 and 0 < layers <= 10_000):
+            raise ValueError(f"{where}full_attention_interval is {interval}, num_hidden_layers {layers}; both are in 1..10000")
+        raw["layer_types"] = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(layers)]
+    if raw.get("output_gate_type") == "swish":
+        raw["output_gate_type"] = "silu"  # two names of one function
+    return _section(TextConfig, raw, where, accept)
+
+
+def _section(cls: type[T], raw: Any, where: str, accept: frozenset[str]) -> T:
+    """An instance of dataclass `cls` from a JSON object, every value type-checked."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where.rstrip('.')} is a {type(raw).__name__}; an object is needed")
+    hints, values = get_type_hints(cls), {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        if item.name in raw:
+            values[item.name] = _value(f"{where}{item.name}", raw[item.name], hints[item.name])
+        elif item.default is MISSING and item.default_factory is MISSING:
+            raise ValueError(f"{where}{item.name} is missing")
+    _refuse_unknown(raw, set(values), where, accept)
+    return cls(**values)
+
+
+def _value(name: str, value: Any, hint: Any) -> Any:
+    if name.endswith("vision_config.rope_parameters"):
+        return tuple(sorted(value.items())) if isinstance(value, Mapping) else ()
+    if str(hint).startswith("tuple"):
+        element = str if "str" in str(hint) else int
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{name} is {value!r}; a list is needed")
+        for entry in value:
+            _check_type(name, entry, element)
+        return tuple(value)
+    if hint is RopeParameters:
+        return value
+    _check_type(name, value, hint)
+    return float(value) if hint is float else value
+
+
+def _check_type(name: str, value: Any, wanted: type) -> None:
+    allowed = (int, float) if wanted is float else (wanted,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{name} is {value!r}; {wanted.__name__} is needed")
+
+
+def _flag(raw: Mapping[str, Any], name: str) -> bool:
+    value = raw.get(name, False)
+    _check_type(name, value, bool)
+    return bool(value)
+
+
+def _refuse_unknown(raw: Mapping[str, Any], known: set[str], where: str, accept: frozenset[str]) -> None:
+    for key in raw:
+        if key not in known and key not in NO_EFFECT and f"{where}{key}" not in accept:
+            raise ValueError(
+                f"{where}{key} is not a key Ingot knows, so it cannot tell whether it changes the model\n"
+                f"hint: pass accept=['{where}{key}'] if you know that it does not"
+            )
+
+
+def _fit(config: Config) -> Config:
+    """`config` itself, after checking that its sizes are positive, bounded and fit together."""
+    text = config.text
+    for section in (text, config.vision):
+        for item in fields(section) if section else ():
+            value = getattr(section, item.name)
+            if isinstance(value, int) and not isinstance(value, bool) and item.name != "mtp_num_hidden_layers":
+                _require(0 < value < 2**31, f"{item.name} is {value}; it must be positive and below 2**31")
+    single = {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attn_output_gate": True,
+        "output_gate_type": "silu",
+        "mtp_use_dedicated_embeddings": False,
+        "mlp_only_layers": (),
+    }
+    for name, only in single.items():
+        _require(getattr(text, name) == only, f"{name} is {getattr(text, name)!r}; a qwen3_5 decoder has {only!r}")
+    _require(len(text.layer_types) == text.num_hidden_layers,
+             f"layer_types has {len(text.layer_types)} entries; num_hidden_layers is {text.num_hidden_layers}")  # fmt: skip
+    for kind in text.layer_types:
+        _require(kind in (LINEAR, FULL), f"layer_types holds {kind!r}; {LINEAR!r} and {FULL!r} exist")
+    for many, few in (("num_attention_heads", "num_key_value_heads"), ("linear_num_value_heads", "linear_num_key_heads")):
+        a, b = getattr(text, many), getattr(text, few)
+        _require(a % b == 0, f"{many} is {a}, which {few} = {b} does not divide")
+    _require(text.mtp_num_hidden_layers in (0, 1),
+             f"mtp_num_hidden_layers is {text.mtp_num_hidden_layers}; 0 and 1 exist")  # fmt: skip
+    _require(0 < text.rms_norm_eps < 1, f"rms_norm_eps is {text.rms_norm_eps}; it lies between 0 and 1")
+    _fit_rope(text)
+    if config.vision is not None:
+        _require(config.vision.deepstack_visual_indexes == (), "deepstack_visual_indexes is not empty; qwen3_5 has no deepstack")
+        _require(config.vision.out_hidden_size == text.hidden_size,
+                 f"out_hidden_size is {config.vision.out_hidden_size}; it must equal hidden_size = {text.hidden_size}")  # fmt: skip
+    return config
+
+
+def _fit_rope(text: TextConfig) -> None:
+    rope = text.rope_parameters
+    _require(rope.rope_type == "default", f"rope_type is {rope.rope_type!r}; only 'default' is supported yet")
+    _require(rope.mrope_interleaved, "mrope_interleaved is false; qwen3_5 interleaves its sections")
+    _require(rope.rope_theta > 0, f"rope_theta is {rope.rope_theta}; it must be positive")
+    _require(0 < rope.partial_rotary_factor <= 1, f"partial_rotary_factor is {rope.partial_rotary_factor}; it lies in (0, 1]")
+    _require(text.rotary_dim > 0 and text.rotary_dim % 2 == 0,
+             f"head_dim * partial_rotary_factor is {text.rotary_dim}; rotary dimensions come in pairs")  # fmt: skip
+    _require(len(rope.mrope_section) == 3 and all(n >= 0 for n in rope.mrope_section),
+             f"mrope_section is {list(rope.mrope_section)}; three counts (T, H, W) are needed")  # fmt: skip
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
