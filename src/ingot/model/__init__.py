@@ -1,0 +1,7 @@
+"""The graph, written once over an op set: `build` makes the tree of weights, calling its root runs the model."""
+
+from ingot.model.decoder import Targets
+from ingot.model.pools import Pools, new_pools
+from ingot.model.tree import build
+
+__all__ = ["Pools", "Targets", "build", "new_pools"]

@@ -1,0 +1,52 @@
+"""The full-attention mixer: grouped heads, q and k normalised, a quarter of each head rotated, the output gated.
+
+T tokens · D hidden · H query heads, G KV heads, E head dim · N = half the rotary dims.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, localcontext
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ingot.model.composite import composite, norm
+from ingot.spec import TextConfig
+
+
+@composite
+def attention_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, kv: Any = None) -> Any:
+    """y_TD of one gated attention layer; `kv` is the layer's pair of page pools, or None to see the pass's own keys only.
+
+        q, gate = x W_q (per head: E query rows, then E gate rows)       k, v = x W_k, x W_v
+        o = attention(rope(norm(q)), rope(norm(k)), v) * sigmoid(gate)
+        y = o W_o
+    """
+    dim, tokens = w.config.text.head_dim, x_TD.shape[0]
+    q, k, v = ops.linears(x_TD, w.q_proj, w.k_proj, w.v_proj)
+    q_TH2E = q.reshape(tokens, -1, 2, dim)
+    q_THE = norm(ops, w.q_norm, q_TH2E[:, :, 0])
+    k_TGE = norm(ops, w.k_norm, k.reshape(tokens, -1, dim))
+    q_THE, k_TGE = ops.rope(q_THE, k_TGE, rotary)
+    o_THE = ops.attention(q_THE, k_TGE, v.reshape(tokens, -1, dim), seg, kv)
+    gated = ops.sigmoid_mul(o_THE, q_TH2E[:, :, 1])
+    return ops.linears(gated.reshape(tokens, -1), w.o_proj)[0]
+
+
+@lru_cache(maxsize=16)
+def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
+    """inv_freq_N (fp32) and axis_N: frequency theta^(-n / N), and the axis (0 T, 1 H, 2 W) whose position it multiplies.
+
+    Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares. In decimal arithmetic, so that every
+    platform's libm gives the same bits.
+    """
+    rope, count = text.rope_parameters, text.rotary_dim // 2
+    with localcontext() as context:
+        context.prec = 40
+        theta = Decimal(rope.rope_theta)
+        inv_freq = np.array([float(theta ** (Decimal(-n) / count)) for n in range(count)], np.float32)
+    axis = np.zeros(count, np.int32)
+    for a in (1, 2):
+        axis[a : 3 * rope.mrope_section[a] : 3] = a
+    return inv_freq, axis

@@ -1,0 +1,26 @@
+"""Two small things every part of the graph uses: a norm leaf applied, and the seam at which an op set may fuse a part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+
+def norm(ops: Any, leaf: Any, x: Any) -> Any:
+    """RMSNorm by a norm leaf; the leaf's role, not its name, says whether it multiplies by w or by 1 + w."""
+    return ops.rms_norm(x, leaf.weight, leaf.config.text.rms_norm_eps, leaf.one_plus)
+
+
+def composite(body: Callable[..., Any]) -> Callable[..., Any]:
+    """`body(ops, w, ...)`, unless the op set brings a fused `ops.<name of body>(w, ...)` of its own.
+
+    A fused version must give what the body gives; the tests hold every override against its default.
+    """
+
+    @wraps(body)
+    def run(ops: Any, w: Any, *args: Any) -> Any:
+        fused = getattr(ops, body.__name__, None)
+        return body(ops, w, *args) if fused is None else fused(w, *args)
+
+    return run

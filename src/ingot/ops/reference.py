@@ -1,0 +1,267 @@
+"""The definition of every operation, in plain numpy and fp32: hold it beside the paper.
+
+T tokens · D hidden · F intermediate · Z vocabulary · attention H query heads, G KV heads, E head dim, N = half the rotary dims ·
+delta net H value heads, G key heads, K key dim, V value dim, C conv channels, W conv width · S runs of `Segments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from ingot.ops.segments import PAGE, Segments
+
+Array = np.ndarray
+
+
+class Stored(Protocol):
+    """A tensor as a file stores it (`ingot.store.Tensor`)."""
+
+    def float32(self) -> Array: ...
+
+
+class Node:
+    """A named place in the weights tree; called, it runs its graph function: node(ops, ...) == forward(ops, node, ...)."""
+
+    def __init__(self, forward: Callable[..., Any] | None = None, config: Any = None) -> None:
+        self.forward, self.config = forward, config
+
+    def __call__(self, ops: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.forward is not None
+        return self.forward(ops, self, *args, **kwargs)
+
+
+class Matrix:
+    """A weight [O, I]: called, it maps x_TI to x @ weight.T."""
+
+    def __init__(self, weight_OI: Array) -> None:
+        self.weight, self.shape = weight_OI, weight_OI.shape
+
+    def __call__(self, x_TI: Array) -> Array:
+        return x_TI @ self.weight.T
+
+
+def matrix(tensor: Stored, fmt: str = "f32") -> Matrix:
+    """A matrix leaf; the reference computes in fp32 whatever the stored format, so `fmt` must be "f32"."""
+    if fmt != "f32":
+        raise ValueError(f"fmt is {fmt!r}; the reference op set holds its weights as 'f32'")
+    return Matrix(tensor.float32())
+
+
+def vector(tensor: Stored) -> Array:
+    """A small fp32 parameter (norm, bias, decay, convolution) in its stored shape."""
+    return tensor.float32()
+
+
+def items(nodes: list[Any]) -> list[Any]:
+    """The tree's container for numbered children."""
+    return nodes
+
+
+def segments(seg: Segments) -> Segments:
+    """The pass's runs in the form this op set reads."""
+    return seg
+
+
+def embed(table: Matrix, ids_T: Array) -> Array:
+    """Rows of the table: x_TD."""
+    return table.weight[ids_T]
+
+
+def linears(x_TI: Array, *leaves: Callable[[Array], Array]) -> tuple[Array, ...]:
+    """The matmul primitive: each leaf applied to the same x_TI."""
+    return tuple(leaf(x_TI) for leaf in leaves)
+
+
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + e^-x), without overflow."""
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(np.float32)
+
+
+def softplus(x: Array) -> Array:
+    """log(1 + e^x), linear above 20 as in torch."""
+    return np.where(x > 20, x, np.log1p(np.exp(np.minimum(x, 20)))).astype(np.float32)
+
+
+def rms_norm(x: Array, w: Array, eps: float, one_plus: bool) -> Array:
+    """x / sqrt(mean(x^2) + eps) * (1 + w, or w) over the last axis."""
+    scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
+    return x * scale * (1 + w if one_plus else w)
+
+
+def gated_rms_norm(o_THV: Array, z_THV: Array, w_V: Array, eps: float) -> Array:
+    """rms_norm(o) * w * silu(z): norm first, then gate; the weight is plain w and shared by the heads."""
+    return rms_norm(o_THV, w_V, eps, one_plus=False) * (z_THV * sigmoid(z_THV))
+
+
+def silu_mul(gate_TF: Array, up_TF: Array) -> Array:
+    """silu(gate) * up."""
+    return gate_TF * sigmoid(gate_TF) * up_TF
+
+
+def sigmoid_mul(o: Array, gate: Array) -> Array:
+    """o * sigmoid(gate)."""
+    return o * sigmoid(gate)
+
+
+def rotary(position_3T: Array, inv_freq_N: Array, axis_N: Array, scale: float = 1.0) -> tuple[Array, Array]:
+    """cos_TN, sin_TN of the rotary angles; frequency n follows the position on axis_N[n].
+
+    The angle is a product rounded to fp32, as in every implementation the weights have met: at position 200,000 an exact product
+    would differ by 0.01 radian.
+    """
+    angle_TN = position_3T[axis_N].T.astype(np.float32) * inv_freq_N
+    angle = angle_TN.astype(np.float64)
+    return (np.cos(angle) * scale).astype(np.float32), (np.sin(angle) * scale).astype(np.float32)
+
+
+def rope(q_THE: Array, k_TGE: Array, rotary: tuple[Array, Array]) -> tuple[Array, Array]:
+    """q and k with their first 2N dims rotated, dim i paired with dim i + N; the others pass through."""
+    return _rotate(q_THE, *rotary), _rotate(k_TGE, *rotary)
+
+
+def _rotate(x_THE: Array, cos_TN: Array, sin_TN: Array) -> Array:
+    n = cos_TN.shape[1]
+    cos, sin = cos_TN[:, None], sin_TN[:, None]
+    a, b = x_THE[..., :n], x_THE[..., n : 2 * n]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, x_THE[..., 2 * n :]], axis=-1)
+
+
+def causal_conv1d(u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None) -> Array:
+    """silu(sum_j w[:, j] * u[t - (W-1) + j]): a depthwise convolution over the sequence's own past, then SiLU.
+
+    `tail` [slots, W-1, C] holds the last rows of u before a run and is updated in place; without it the past is zeros. The
+    same zero past begins every sequence, so packed sequences cannot leak into one another.
+    """
+    (channels, width), out = w_CW.shape, np.empty_like(u_TC)
+    for s in range(len(seg.start)):
+        rows = slice(seg.offset[s], seg.offset[s + 1])
+        fresh = tail is None or seg.start[s] == 0
+        past = np.zeros((width - 1, channels), np.float32) if fresh else tail[seg.slot[s]]  # type: ignore[index]
+        u = np.concatenate([past, u_TC[rows]])
+        length = len(u) - (width - 1)
+        total = sum((w_CW[:, j] * u[j : j + length] for j in range(width)), np.zeros_like(u_TC[rows]))
+        out[rows] = total * sigmoid(total)
+        if tail is not None:
+            tail[seg.slot[s]] = u[length:]
+    return out
+
+
+def l2_norm(x: Array, scale: float, eps: float = 1e-6) -> Array:
+    """x / sqrt(sum(x^2) + eps) * scale over the last axis: the sum, not the mean."""
+    return x / np.sqrt(np.sum(x * x, axis=-1, keepdims=True) + np.float32(eps)) * np.float32(scale)
+
+
+def delta_gates(a_TH: Array, b_TH: Array, A_log_H: Array, dt_bias_H: Array) -> tuple[Array, Array]:
+    """log_decay_TH = -e^A_log softplus(a + dt_bias) and beta_TH = sigmoid(b).
+
+    The decay stays a logarithm: the chunked form of the rule sums it, and e^-200 would be lost.
+    """
+    return -np.exp(A_log_H) * softplus(a_TH + dt_bias_H), sigmoid(b_TH)
+
+
+def gated_delta_rule_step(q_HK: Array, k_HK: Array, v_HV: Array, decay_H: Array, beta_H: Array, state_HVK: Array) -> Array:
+    """One token of the gated delta rule; updates the state in place and returns the read-out o_HV.
+
+        S <- decay S                        forget
+        S <- S + beta (v - S k) k^T         correct what the memory predicts for k
+        o  = S q                            read
+
+    q and k arrive L2-normalised and repeated to the H value heads; q carries K ** -0.5. All fp32: a bf16 state costs 1-2 % of
+    o on heads that decay slowly. Source: Gated Delta Networks (arXiv 2412.06464), eq. 10.
+    """
+    state_HVK *= decay_H[:, None, None]
+    delta_HV = beta_H[:, None] * (v_HV - np.einsum("hvk,hk->hv", state_HVK, k_HK))
+    state_HVK += delta_HV[:, :, None] * k_HK[:, None, :]
+    return np.einsum("hvk,hk->hv", state_HVK, q_HK)
+
+
+def gated_delta_rule(
+    q_TGK: Array, k_TGK: Array, v_THV: Array, log_decay_TH: Array, beta_TH: Array, seg: Segments, state: Array | None = None
+) -> Array:
+    """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in place."""
+    heads, value_dim = v_THV.shape[1:]
+    repeat, key_dim = heads // q_TGK.shape[1], q_TGK.shape[2]
+    q_THK, k_THK = np.repeat(q_TGK, repeat, axis=1), np.repeat(k_TGK, repeat, axis=1)
+    decay_TH, out = np.exp(log_decay_TH), np.empty_like(v_THV)
+    for s in range(len(seg.start)):
+        S_HVK = np.zeros((heads, value_dim, key_dim), np.float32)
+        if state is not None and seg.start[s] > 0:
+            S_HVK[:] = state[seg.slot[s]]
+        for t in range(seg.offset[s], seg.offset[s + 1]):
+            out[t] = gated_delta_rule_step(q_THK[t], k_THK[t], v_THV[t], decay_TH[t], beta_TH[t], S_HVK)
+        if state is not None:
+            state[seg.slot[s]] = S_HVK
+    return out
+
+
+def attention(
+    q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None
+) -> Array:
+    """o_THE = softmax(q k^T / sqrt(E)) v over the sequence's keys up to each token's own; query head h reads KV head h // (H // G).
+
+    `kv` is a pair of page pools [pages, PAGE, G, E]: the run's k and v are stored first, then everything is read as stored.
+    """
+    out = np.empty_like(q_THE)
+    for s in range(len(seg.start)):
+        rows = slice(seg.offset[s], seg.offset[s + 1])
+        start, k_SGE, v_SGE = 0, k_TGE[rows], v_TGE[rows]
+        if kv is not None:
+            start = int(seg.start[s])
+            total = start + len(k_SGE)
+            k_SGE, v_SGE = (_store_and_read(p, x, seg.pages[s], start, total) for p, x in zip(kv, (k_SGE, v_SGE), strict=True))
+        out[rows] = _attend(q_THE[rows], k_SGE, v_SGE, start, seg.causal)
+    return out
+
+
+def _store_and_read(pool: Array, x_TGE: Array, pages_P: Array, start: int, total: int) -> Array:
+    at = np.arange(start, total)
+    pool[pages_P[at // PAGE], at % PAGE] = x_TGE
+    at = np.arange(total)
+    return pool[pages_P[at // PAGE], at % PAGE]
+
+
+def _attend(q_THE: Array, k_SGE: Array, v_SGE: Array, start: int, causal: bool) -> Array:
+    (tokens, heads, dim), repeat = q_THE.shape, q_THE.shape[1] // k_SGE.shape[1]
+    k_SHE, v_SHE = np.repeat(k_SGE, repeat, axis=1), np.repeat(v_SGE, repeat, axis=1)
+    score_HTS = np.einsum("the,she->hts", q_THE, k_SHE) * np.float32(dim**-0.5)
+    if causal:
+        future = np.arange(len(k_SGE))[None] > start + np.arange(tokens)[:, None]
+        score_HTS = np.where(future, np.float32(-np.inf), score_HTS)
+    score_HTS = np.exp(score_HTS - score_HTS.max(axis=-1, keepdims=True))
+    weight_HTS = score_HTS / score_HTS.sum(axis=-1, keepdims=True)
+    return np.einsum("hts,she->the", weight_HTS, v_SHE)
+
+
+def conv_tail(slots: int, width: int, channels: int) -> Array:
+    """Zeros for the convolution's past: [slots, W-1, C]."""
+    return np.zeros((slots, width - 1, channels), np.float32)
+
+
+def delta_state(slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
+    """Zeros for the delta rule's memory: [slots, H, V, K]."""
+    return np.zeros((slots, heads, value_dim, key_dim), np.float32)
+
+
+def kv_pool(pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
+    """Zeros for the pages of K and of V: a pair of [pages, PAGE, G, E]."""
+    shape = (pages, PAGE, kv_heads, head_dim)
+    return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+
+def concat(*parts: Array) -> Array:
+    """The parts side by side on the last axis."""
+    return np.concatenate(parts, axis=-1)
+
+
+def take(x_TD: Array, rows_R: Array) -> Array:
+    """Some rows of x_TD."""
+    return x_TD[rows_R]
+
+
+def host(x: Array) -> Array:
+    """The array as numpy fp32 on the host."""
+    return x

@@ -1,0 +1,43 @@
+"""Which tokens of a forward pass belong together: the only thing about raggedness that the graph and the ops know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# Keys a page of the attention cache holds, and the block in which attention reduces. One number on purpose: a block must not
+# depend on how the prompt was cut. 64 keys of head dim 256 in fp32 are 64 KiB: a page of K fits the smallest L2 (taste).
+PAGE = 64
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Integer arrays that describe the T tokens of one forward pass as S runs, each of one sequence.
+
+    A run with start 0 begins from zero state, whatever its slot holds. Built once a pass on the host; no op asks an array for
+    an item on a device.
+    """
+
+    offset: np.ndarray  # int32 [S+1]  tokens of run s are offset[s]:offset[s+1]
+    start: np.ndarray  # int32 [S]    tokens the sequence had before; 0 in training
+    position: np.ndarray  # int32 [3,T]  M-RoPE positions (temporal, height, width)
+    slot: np.ndarray  # int32 [S]    row of the state pools; -1: no state
+    pages: np.ndarray  # int32 [S,P]  page table: key j of the sequence is row j % PAGE of page pages[s, j // PAGE]
+    causal: bool = True  # False: every token of a run sees the whole run
+
+    @property
+    def tokens(self) -> int:
+        """T, the tokens of the pass."""
+        return int(self.offset[-1])
+
+    @staticmethod
+    def of_lengths(lengths: Sequence[int], position: np.ndarray | None = None, causal: bool = True) -> Segments:
+        """Stateless runs of the given lengths (training, scoring); text positions 0.. in each unless `position` [3,T] says."""
+        offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        if position is None:
+            position = np.tile(np.concatenate([np.arange(n) for n in lengths] or [[]]), (3, 1)).astype(np.int32)
+        runs = len(lengths)
+        none = np.full(runs, -1, np.int32)
+        return Segments(offset, np.zeros(runs, np.int32), position, none, np.zeros((runs, 0), np.int32), causal)
