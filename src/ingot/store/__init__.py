@@ -1,0 +1,24 @@
+"""Files: safetensors in and out, checkpoint directories, the hub."""
+
+from __future__ import annotations
+
+from ingot.store.checkpoint import Checkpoint, open_checkpoint
+from ingot.store.hub import resolve
+from ingot.store.random import write_random_checkpoint
+from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.save import SafetensorsWriter, save_safetensors
+from ingot.store.tensor import FLOATING, Tensor, tensor_of
+
+__all__ = [
+    "FLOATING",
+    "Checkpoint",
+    "SafetensorsFile",
+    "SafetensorsWriter",
+    "Tensor",
+    "TensorInfo",
+    "open_checkpoint",
+    "resolve",
+    "save_safetensors",
+    "tensor_of",
+    "write_random_checkpoint",
+]

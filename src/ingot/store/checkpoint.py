@@ -1,0 +1,100 @@
+"""Opening a checkpoint directory: configuration, weights table and files, checked against one another before use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from ingot.spec import Config, Weight, read_config, weights_table
+from ingot.store.foreign import refuse_foreign_files, refuse_foreign_tensors
+from ingot.store.match import check_tied_head, check_weights, majority_dtype, present_rows, stored_names
+from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.shards import open_shards
+from ingot.store.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint: `table` has the rows of the weights that are there, all checked for shape and dtype.
+
+    Names are those of the table (Hugging Face's). `dtype` is the stored dtype ("BF16", "F32" or "F16") of most bytes.
+    """
+
+    path: Path
+    config: Config
+    table: dict[str, Weight]
+    has_mtp: bool
+    has_vision: bool
+    dtype: str
+    _files: dict[str, SafetensorsFile]
+    _stored: dict[str, str]
+
+    def info(self, name: str) -> TensorInfo:
+        """Stored dtype, shape and place of one weight; nothing is read."""
+        return self._file(name).info(self._stored[name])
+
+    def read(self, name: str, check_finite: bool = True) -> Tensor:
+        """One weight as a read-only view of its mapped file; ValueError when it holds a NaN or an infinity."""
+        file = self._file(name)
+        tensor = file.tensor(self._stored[name])
+        bad = tensor.first_not_finite() if check_finite else None
+        if bad is not None:
+            place = [int(i) for i in np.unravel_index(bad, tensor.shape)]
+            value = float(Tensor(tensor.array[tuple(place)].reshape(1), tensor.dtype).float32()[0])
+            raise ValueError(
+                f"{file.path}: tensor {self._stored[name]!r} holds {value} at {place}; weights must be finite"
+            )
+        return tensor
+
+    def release(self, name: str) -> None:
+        """Give the weight's pages back to the system (call it once the weight is packed)."""
+        self._file(name).release(self._stored[name])
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if name not in self._stored:
+            raise ValueError(f"{self.path}: there is no weight {name!r} in this checkpoint")
+        return self._files[self._stored[name]]
+
+
+def open_checkpoint(path: str | os.PathLike[str], accept: Iterable[str] = ()) -> Checkpoint:
+    """The checkpoint in the directory `path`, checked against its weights table; no weight is read yet.
+
+    `accept` lists config keys and patterns of tensor names ("model.extra.*") to tolerate although Ingot does not know
+    them. Raises ValueError (FileNotFoundError when there is no such directory), naming the file and the tensor, for
+    everything that is missing, unknown, mis-shaped, mis-typed or truncated. docs/checkpoints.md has the list.
+    """
+    directory, accept = _directory(path), tuple(accept)
+    refuse_foreign_files(directory)
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"{directory}: holds no config.json, which tells the sizes of the model")
+
+    def accepts(name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in accept)
+
+    files = open_shards(directory, accepts)
+    infos = {name: file.info(name) for name, file in files.items()}
+    refuse_foreign_tensors(files, {name: info for name, info in infos.items() if not accepts(name)})
+    config = read_config(directory / "config.json", accept)
+    rows = weights_table(config)
+    stored = stored_names(rows, config.prefix, infos)
+    table = present_rows(directory, rows, stored, infos)
+    stored = {name: stored[name] for name in table}
+    check_weights(files, infos, table, stored, accepts)
+    check_tied_head(files, infos, table, stored[f"{config.prefix}embed_tokens.weight"])
+    has = {weight.component for weight in table.values()}
+    dtype = majority_dtype(infos[name] for name in stored.values())
+    return Checkpoint(directory, config, table, "mtp" in has, "vision" in has, dtype, files, stored)
+
+
+def _directory(path: str | os.PathLike[str]) -> Path:
+    directory = Path(path).expanduser()
+    if not directory.exists():
+        raise FileNotFoundError(f"{directory}: there is no such directory")
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: is a file; a checkpoint is a directory with config.json and *.safetensors")
+    return directory

@@ -1,0 +1,68 @@
+"""Recognising directories that hold the model in another tool's form, and saying why they are refused.
+
+Reading them as if they were Hugging Face checkpoints would give wrong answers, not errors: MLX has already added the 1
+of `1 + w` to the norms and moved the convolution's axes, GGUF has reordered the value heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.tensor import FLOATING
+
+_MLX_PREFIXES = ("language_model.", "vision_tower.")
+_QUANTISED_ENDINGS = (
+    ".scales", ".biases", ".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".weight_packed", ".weight_scale",
+    ".weight_scale_inv", ".weight_scale_2", ".weight_zero_point", ".input_scale", ".SCB",
+)  # fmt: skip
+_ADAPTER_ENDINGS = (".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight", ".lora_B.default.weight")
+_ORIGINAL = "hint: get the original Hugging Face checkpoint, for example `Qwen/Qwen3.5-0.8B`"
+
+
+def refuse_foreign_files(directory: Path) -> None:
+    """Raise ValueError, saying what the directory holds, when no safetensors file in it could be the model."""
+    names = sorted(path.name for path in directory.iterdir())
+    safetensors = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    if safetensors and not all(name.startswith("adapter_") for name in safetensors):
+        return
+    if safetensors or "adapter_config.json" in names:
+        raise ValueError(f"{directory}: holds a LoRA adapter, not a model\nhint: merge it into its base model first")
+    gguf = [name for name in names if name.endswith(".gguf")]
+    if gguf:
+        raise ValueError(f"{directory}: holds {gguf[0]}; GGUF files are not read yet, only safetensors\n{_ORIGINAL}")
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    if pickles:
+        raise ValueError(
+            f"{directory}: holds {pickles[0]}, a PyTorch pickle, which can run code when read; safetensors is read\n"
+            "hint: convert it with transformers, `from_pretrained` and then `save_pretrained`, which writes safetensors"
+        )
+    content = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
+    raise ValueError(f"{directory}: holds no *.safetensors file (it holds {content})")
+
+
+def refuse_foreign_tensors(files: Mapping[str, SafetensorsFile], infos: Mapping[str, TensorInfo]) -> None:
+    """Raise ValueError when names, shapes or dtypes say that another tool has converted or quantised the tensors."""
+    for name, info in infos.items():
+        at = f"{files[name].path}: tensor {name!r}"
+        if name.endswith(_ADAPTER_ENDINGS):
+            raise ValueError(
+                f"{at} belongs to a LoRA adapter, not to a model\nhint: merge it into its base model first"
+            )
+        if name.endswith(_QUANTISED_ENDINGS) or info.dtype.startswith("F8"):
+            raise ValueError(
+                f"{at} ({info.dtype}) belongs to a quantised checkpoint; weights in {', '.join(FLOATING)} are read\n"
+                f"{_ORIGINAL}; Ingot quantises it itself"
+            )
+        if name.startswith(_MLX_PREFIXES):
+            raise ValueError(f"{at} is named as MLX does, whose norms already contain the 1 of 1 + w\n{_ORIGINAL}")
+        if _is_mlx_conv(name, info.shape):
+            raise ValueError(
+                f"{at} has shape {list(info.shape)}, [channels, width, 1] as MLX stores it; Hugging Face has "
+                f"[channels, 1, width], and MLX's norms already contain the 1 of 1 + w\n{_ORIGINAL}"
+            )
+
+
+def _is_mlx_conv(name: str, shape: tuple[int, ...]) -> bool:
+    return name.endswith("linear_attn.conv1d.weight") and len(shape) == 3 and shape[1] > 1 and shape[2] == 1

@@ -1,0 +1,112 @@
+"""From what the user calls a model to a directory: a path, or a Hugging Face id in the cache or on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from ingot.spec.config import SIZES
+
+# What Ingot reads of a repository; everything else (README, other formats of the weights) is not downloaded.
+NEEDED = (
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+_HUB_ID = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+)
+_WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The directory of `model`: an existing directory, or a hub id "org/name".
+
+    An id is looked up in the Hugging Face cache (HF_HOME, HF_HUB_CACHE) first and only then downloaded. Raises
+    ValueError for a file or an impossible name, FileNotFoundError when nothing was found; both name what is near.
+    """
+    if not os.fspath(model):
+        raise ValueError("model is empty; a directory or a hub id such as 'Qwen/Qwen3.5-0.8B' is needed")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() or path.suffix in _WEIGHT_FILES:
+        raise _about_file(path)
+    if not isinstance(model, str) or not _is_hub_id(model):
+        raise _about_missing(path)
+    cached = _cached(model)
+    if cached is not None:
+        return cached
+    if path.parent.is_dir():
+        # "models/qwen" is far more often a misspelt path than an id: fetch no stranger's repository by accident.
+        raise _about_missing(path)
+    return _download(model)
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name and not name.endswith(".git")
+
+
+def _about_file(path: Path) -> Exception:
+    if not path.exists():
+        return _about_missing(path)
+    if path.suffix == ".gguf":
+        return ValueError(
+            f"{path}: GGUF files are not read yet; a directory with config.json and *.safetensors is needed"
+        )
+    hint = f"\nhint: give its directory, {path.parent}" if (path.parent / "config.json").is_file() else ""
+    return ValueError(f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors{hint}")
+
+
+def _about_missing(path: Path) -> FileNotFoundError:
+    """What is wrong with a path that is not there: its first missing part, and what stands in its place."""
+    above = path
+    while not above.parent.is_dir():
+        above = above.parent
+    siblings = sorted(entry.name for entry in above.parent.iterdir())
+    near = difflib.get_close_matches(above.name, siblings, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(str(above.parent / name) for name in near)}?"
+    elif path.name.lower() in {f"qwen3.5-{size}" for size in SIZES}:
+        hint = f"did you mean the hub id 'Qwen/{path.name}'?"
+    elif siblings:
+        hint = f"{above.parent} holds {', '.join(siblings[:6])}{', ...' if len(siblings) > 6 else ''}"
+    else:
+        hint = f"{above.parent} is empty"
+    return FileNotFoundError(
+        f"{path}: there is no such directory, and it is not the id of a model in the cache\nhint: {hint}"
+    )
+
+
+def _cached(model: str) -> Path | None:
+    """The newest snapshot in the cache, if the files that every checkpoint needs are in it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(model, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    complete = (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
+    return snapshot if complete else None
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import constants, snapshot_download
+
+    tried = f"model {model!r} is not in the cache {constants.HF_HUB_CACHE}"
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(
+            f"{tried}, and HF_HUB_OFFLINE forbids a download\n"
+            f"hint: on a machine with a network run `hf download {model}` and copy the directory here"
+        )
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(NEEDED)))
+    except Exception as error:  # httpx's, the hub's and the system's: the user needs one sentence for all of them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise FileNotFoundError(
+            f"{tried}, and downloading it failed: {reason}\n"
+            "hint: check the name and the network; a private or gated model also needs `hf auth login`"
+        ) from error

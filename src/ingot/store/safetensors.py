@@ -1,0 +1,218 @@
+"""Reading safetensors: a strict header check, then views of the mapped file.
+
+The format (https://github.com/huggingface/safetensors): 8 bytes little-endian header length N; N bytes of JSON,
+{"name": {"dtype", "shape", "data_offsets": [begin, end)}, ..., "__metadata__": {str: str}}; then the data, which the
+offsets cover completely, once, from 0 to its end. Everything that a file can get wrong is found when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingot.store.tensor import STORAGE, Tensor, byte_length
+
+HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+_RANK_LIMIT = 32  # numpy 1.26 allows no more
+_BYTES_LIMIT = 1 << 62  # the product of a shape's non-zero sizes: no sum of offsets can leave int64
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `begin` and `end` are byte offsets from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class SafetensorsFile:
+    """An open safetensors file: names, sizes and, on demand, memory-mapped tensors.
+
+    Raises FileNotFoundError when there is no such file, and ValueError, naming the file and the tensor, for
+    everything that is wrong inside it. The file must not be changed in place while it is open: replace it
+    (write a new one and rename it) instead.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with _open(self.path) as file:
+            size = os.fstat(file.fileno()).st_size
+            header = _read_header(self.path, file, size)
+            self._entries, self.metadata = _parse_header(self.path, header, size - 8 - len(header))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.nbytes = size
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in the order of their bytes."""
+        return tuple(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def info(self, name: str) -> TensorInfo:
+        """dtype, shape and place of one tensor."""
+        if name not in self._entries:
+            raise ValueError(f"{self.path}: there is no tensor {name!r} in this file")
+        return self._entries[name]
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as a read-only view of the file (a copy only when its bytes are not aligned)."""
+        info = self.info(name)
+        storage = STORAGE[info.dtype]
+        if info.begin == info.end:
+            return Tensor(np.empty(info.shape, storage), info.dtype)
+        flat = np.frombuffer(self._map, storage, (info.end - info.begin) // storage.itemsize, info.begin)
+        if not flat.flags.aligned:
+            flat = flat.copy()
+            flat.flags.writeable = False
+        return Tensor(flat.reshape(info.shape), info.dtype)
+
+    def release(self, name: str) -> None:
+        """Give the tensor's pages back to the system; views stay valid and read the file again when touched."""
+        info = self.info(name)
+        if not hasattr(mmap, "MADV_DONTNEED") or info.begin == info.end:
+            return
+        begin = info.begin - info.begin % mmap.PAGESIZE
+        with suppress(OSError):  # it is advice: a file system that refuses it costs memory, not correctness
+            self._map.madvise(mmap.MADV_DONTNEED, begin, info.end - begin)
+
+
+def _open(path: Path) -> Any:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        dangling = " (a link to nowhere)" if path.is_symlink() else ""
+        raise FileNotFoundError(f"{path}: there is no such file{dangling}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path}: is a directory, not a safetensors file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{path}: is not a regular file, so it cannot be memory-mapped")
+    return path.open("rb")
+
+
+def _read_header(path: Path, file: Any, size: int) -> bytes:
+    start = file.read(8)
+    _refuse_other_formats(path, start)
+    if size < 8:
+        what = "is empty" if size == 0 else f"is truncated: it has {size} bytes and the header length alone takes 8"
+        raise ValueError(f"{path}: {what}")
+    length = int.from_bytes(start, "little")
+    if length > HEADER_LIMIT:
+        raise ValueError(
+            f"{path}: claims a header of {length} bytes, over the limit of {HEADER_LIMIT}; is it a safetensors file?"
+        )
+    if length > size - 8:
+        raise ValueError(f"{path}: is truncated inside its header: {length} bytes announced, {size - 8} present")
+    return file.read(length)
+
+
+def _refuse_other_formats(path: Path, start: bytes) -> None:
+    """Name the files that people most often have in a safetensors file's place."""
+    if start.startswith(b"version "):
+        raise ValueError(f"{path}: is a Git LFS pointer, not the weights\nhint: run `git lfs pull` in that repository")
+    if start.startswith(b"GGUF"):
+        raise ValueError(f"{path}: is a GGUF file, not safetensors")
+    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise ValueError(f"{path}: is a PyTorch pickle, which can run code when read; only safetensors is read")
+    if start.lstrip()[:2].lower() in (b"<!", b"<h"):
+        raise ValueError(f"{path}: is a web page, not the weights: the download went wrong")
+
+
+class _RepeatedKeyError(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _RepeatedKeyError(key)
+        result[key] = value
+    return result
+
+
+def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    if not raw.startswith(b"{"):
+        raise ValueError(f"{path}: the header does not begin with '{{'; is it a safetensors file?")
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
+    except _RepeatedKeyError as error:
+        raise ValueError(f"{path}: the header has the key {error.args[0]!r} twice") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: the header is not valid JSON: {error}") from None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"{path}: __metadata__ must map strings to strings")
+    base = 8 + len(raw)
+    entries = {name: _entry(path, name, entry, base) for name, entry in header.items()}
+    ordered = dict(sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)))
+    _check_coverage(path, ordered, base, data_bytes)
+    return ordered, metadata
+
+
+def _entry(path: Path, name: str, entry: Any, base: int) -> TensorInfo:
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        found = ", ".join(sorted(entry)) or "nothing" if isinstance(entry, dict) else repr(entry)[:80]
+        raise ValueError(f"{where} must have dtype, shape and data_offsets, and has {found}")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in STORAGE:
+        raise ValueError(f"{where} has dtype {str(dtype)[:40]!r}, which is not one of {', '.join(STORAGE)}")
+    _check_shape(where, shape)
+    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or offsets[1] > _BYTES_LIMIT:
+        raise ValueError(f"{where} has data_offsets {str(offsets)[:80]}, not [begin, end] with 0 <= begin <= end")
+    needed, given = byte_length(dtype, tuple(shape)), offsets[1] - offsets[0]
+    if needed != given:
+        raise ValueError(f"{where}: shape {shape} of {dtype} takes {needed} bytes, but data_offsets give it {given}")
+    return TensorInfo(dtype, tuple(shape), base + offsets[0], base + offsets[1])
+
+
+def _counts(value: Any) -> bool:
+    # type() and not isinstance(): true and false are ints to Python.
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_shape(where: str, shape: Any) -> None:
+    if not _counts(shape):
+        raise ValueError(f"{where} has shape {str(shape)[:80]}, which is not a list of non-negative integers")
+    if len(shape) > _RANK_LIMIT:
+        raise ValueError(f"{where} has {len(shape)} dimensions; at most {_RANK_LIMIT} are allowed")
+    size = 8
+    for item in shape:
+        size *= max(item, 1)
+        if size > _BYTES_LIMIT:
+            raise ValueError(f"{where} has shape {str(shape)[:80]}, which is larger than any file")
+
+
+def _check_coverage(path: Path, entries: dict[str, TensorInfo], base: int, data_bytes: int) -> None:
+    """The tensors must follow one another from the first byte of data to the last."""
+    at, before = base, ""
+    for name, info in entries.items():
+        where = f"{path}: tensor {name!r}"
+        if info.begin < at:
+            raise ValueError(f"{where} overlaps tensor {before!r} by {at - info.begin} bytes")
+        if info.begin > at:
+            raise ValueError(
+                f"{where} begins {info.begin - at} bytes behind the end of the one before it; gaps are not allowed"
+            )
+        if info.end > base + data_bytes:
+            missing = info.end - base - data_bytes
+            raise ValueError(
+                f"{where} ends {missing} bytes behind the end of the file: it is truncated\nhint: get the file again"
+            )
+        at, before = info.end, name
+    if at < base + data_bytes:
+        raise ValueError(f"{path}: has {base + data_bytes - at} bytes that belong to no tensor behind its last one")
