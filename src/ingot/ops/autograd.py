@@ -21,8 +21,6 @@ from torch.utils.checkpoint import checkpoint
 
 from ingot.ops.segments import PAGE, Segments
 
-# Tokens a chunk holds at most. 64 as in the paper's kernels; short runs take the next power of two above their length.
-CHUNK = 64
 # Logits alive at once in the loss: 2**24 fp32 values are 64 MiB (taste).
 LOGITS_AT_ONCE = 2**24
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -57,7 +55,7 @@ class TorchSegments:
 
     host: Segments
     position: Tensor  # long [3,T]
-    since: Tensor  # long [T]      tokens since the run began
+    run: Tensor  # long [T]      the run of each token
     chunk: Tensor  # long [N,B]    token of each place; T where a chunk has none
     unchunk: Tensor  # long [T]     place of each token in the flat [N*B]
     active: tuple[int, ...]  # runs that still have a chunk at each step; chunks are ordered step by step, longest run first
@@ -67,12 +65,16 @@ class TorchSegments:
 
 
 class OpSet:
-    """The operations over torch tensors on `device`; `trainable` says whether leaves collect gradients."""
+    """The operations over torch tensors on `device`; `trainable` says whether leaves collect gradients.
+
+    `chunk` is the most tokens a chunk of the delta rule holds (short runs take less): 64 suits the official key dim of 128, a
+    small model wants about half its key dim.
+    """
 
     Node = Node
 
-    def __init__(self, device: str = "cpu", trainable: bool = False) -> None:
-        self.device, self.trainable = torch.device(device), trainable
+    def __init__(self, device: str = "cpu", trainable: bool = False, chunk: int = 64) -> None:
+        self.device, self.trainable, self.chunk = torch.device(device), trainable, chunk
 
     # -- leaves and allocation
 
@@ -108,7 +110,7 @@ class OpSet:
     def segments(self, seg: Segments) -> TorchSegments:
         if isinstance(seg, TorchSegments):
             return seg
-        tables = _tables(seg)
+        tables = _tables(seg, self.chunk)
         tensors = {k: torch.from_numpy(v).long().to(self.device) if isinstance(v, np.ndarray) else v for k, v in tables.items()}
         return TorchSegments(host=seg, **tensors)
 
@@ -160,10 +162,14 @@ class OpSet:
 
     def causal_conv1d(self, u_TC: Tensor, w_CW: Tensor, seg: TorchSegments, tail: Tensor | None = None) -> Tensor:
         width, wide = w_CW.shape[1], u_TC.float()
-        total = wide * w_CW[:, -1]
-        for back in range(1, width):
-            past = F.pad(wide, (0, 0, back, 0))[: len(wide)]
-            total = total + torch.where((seg.since >= back)[:, None], past, 0) * w_CW[:, width - 1 - back]
+        # the runs with W-1 rows of zeros before each: no product needs a mask, and no run sees its neighbour
+        place = torch.arange(len(wide), device=wide.device) + (seg.run + 1) * (width - 1)
+        spaced = wide.new_zeros(len(wide) + len(seg.host.start) * (width - 1), wide.shape[1]).index_copy(0, place, wide)
+        length = len(spaced) - (width - 1)
+        total = spaced[:length] * w_CW[:, 0]
+        for j in range(1, width):
+            total = torch.addcmul(total, spaced[j : j + length], w_CW[:, j])
+        total = total.index_select(0, place - (width - 1))
         if tail is not None:
             total = total + _conv_from_tail(w_CW, seg.host, tail, wide)
             _store_tail(wide, seg.host, tail)
@@ -177,22 +183,22 @@ class OpSet:
     ) -> Tensor:  # fmt: skip
         repeat = v_THV.shape[1] // q_TGK.shape[1]
         q, k = (x.float().repeat_interleave(repeat, dim=1) for x in (q_TGK, k_TGK))
-        chunks = [_gather(x, seg.chunk) for x in (q, k, v_THV.float(), log_decay_TH, beta_TH)]
+        chunks = [_Move.apply(x, seg.chunk, seg.unchunk) for x in (q, k, v_THV.float(), log_decay_TH, beta_TH)]
         first = None if state is None else _read_states(state, seg)
         o_NBHV, last = _chunked_delta_rule(*chunks, seg.active, first)
         if state is not None:
             state[torch.as_tensor(seg.host.slot[list(seg.order)]).long().to(state.device)] = last
-        return o_NBHV.flatten(0, 1)[seg.unchunk].to(v_THV.dtype)
+        return _Move.apply(o_NBHV.flatten(0, 1), seg.unchunk, seg.chunk).to(v_THV.dtype)
 
     def attention(
         self, q_THE: Tensor, k_TGE: Tensor, v_TGE: Tensor, seg: TorchSegments, kv: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         if kv is not None:
             return _paged_attention(q_THE, k_TGE, v_TGE, seg.host, kv)
-        q, k, v = (_gather(x, seg.padded).transpose(1, 2) for x in (q_THE, k_TGE, v_TGE))
+        q, k, v = (_Move.apply(x, seg.padded, seg.unpad).transpose(1, 2) for x in (q_THE, k_TGE, v_TGE))
         mask = None if seg.host.causal else (seg.padded < len(q_THE))[:, None, None]
         o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=seg.host.causal, enable_gqa=True)
-        return o.transpose(1, 2).flatten(0, 1)[seg.unpad]
+        return _Move.apply(o.transpose(1, 2).flatten(0, 1), seg.unpad, seg.padded)
 
     def cross_entropy(self, x_TD: Tensor, head: Callable[[Tensor], Tensor], target_T: Tensor, weight_T: Tensor) -> Tensor:
         """sum_t weight[t] * -log softmax(x[t] head)[target[t]], in row chunks whose logits are recomputed in the backward."""
@@ -207,23 +213,21 @@ class OpSet:
         return torch.stack([checkpoint(part, *p, use_reentrant=False) for p in parts]).sum()
 
 
-def _tables(seg: Segments) -> dict[str, Any]:
+def _tables(seg: Segments, chunk: int) -> dict[str, Any]:
     """The gather tables of `TorchSegments` as numpy arrays."""
     lengths = np.diff(seg.offset)
     tokens, longest = seg.tokens, int(lengths.max(initial=0))
-    run_T = np.repeat(np.arange(len(lengths)), lengths)
-    since = np.arange(tokens) - seg.offset[run_T]
-    size = min(CHUNK, 1 << max(longest - 1, 0).bit_length())
+    size = min(chunk, 1 << max(longest - 1, 0).bit_length())
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     counts = -(-lengths // size)
     active = [int((counts > n).sum()) for n in range(counts.max(initial=0))]
-    chunk = [_places(int(seg.offset[s]) + n * size, int(seg.offset[s + 1]), size, tokens)
-             for n, count in enumerate(active) for s in order[:count]]  # fmt: skip
+    places = [_places(int(seg.offset[s]) + n * size, int(seg.offset[s + 1]), size, tokens)
+              for n, count in enumerate(active) for s in order[:count]]  # fmt: skip
     padded = [_places(int(seg.offset[s]), int(seg.offset[s + 1]), longest, tokens) for s in range(len(lengths))]
     return {
-        "position": seg.position, "since": since, "active": tuple(active), "order": tuple(int(s) for s in order),
-        "chunk": np.array(chunk), "unchunk": _inverse(chunk, tokens),
+        "position": seg.position, "run": np.repeat(np.arange(len(lengths)), lengths), "active": tuple(active), "order": tuple(int(s) for s in order),
+        "chunk": np.array(places), "unchunk": _inverse(places, tokens),
         "padded": np.array(padded), "unpad": _inverse(padded, tokens),
     }  # fmt: skip
 
@@ -240,9 +244,25 @@ def _inverse(places: list[np.ndarray], tokens: int) -> np.ndarray:
     return back[:tokens]
 
 
-def _gather(x_T: Tensor, places: Tensor) -> Tensor:
-    """Rows of x at `places`, zeros where a place holds no token."""
-    return torch.cat([x_T, x_T.new_zeros(1, *x_T.shape[1:])])[places]
+class _Move(torch.autograd.Function):
+    """Rows of x moved to `there` (index len(x): a row of zeros). `back` undoes it, so the gradient is a gather too: the scatter
+    that autograd would use costs five times as much on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(there, back)
+        return _rows(x, there)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        there, back = ctx.saved_tensors
+        return _rows(grad.flatten(0, there.dim() - 1), back).flatten(0, back.dim() - 1), None, None
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    if places.dim() > 1:  # only these tables have empty places
+        x = torch.cat([x, x.new_zeros(1, *x.shape[1:])])
+    return x.index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def _rotate(x_THE: Tensor, cos_TN: Tensor, sin_TN: Tensor) -> Tensor:
