@@ -3,5 +3,23 @@
 from __future__ import annotations
 
 from ingot.prompt.bpe import ADDED_TOKENS, SPLIT_PATTERN, AddedToken, byte_alphabet, qwen_tokenizer
+from ingot.prompt.messages import normalise_messages, normalise_tools
+from ingot.prompt.template import ChatTemplate, default_template, default_thinking, opens_thinking, render
+from ingot.prompt.tokenizer import StreamDecoder, Tokenizer
 
-__all__ = ["ADDED_TOKENS", "SPLIT_PATTERN", "AddedToken", "byte_alphabet", "qwen_tokenizer"]
+__all__ = [
+    "ADDED_TOKENS",
+    "SPLIT_PATTERN",
+    "AddedToken",
+    "ChatTemplate",
+    "StreamDecoder",
+    "Tokenizer",
+    "byte_alphabet",
+    "default_template",
+    "default_thinking",
+    "normalise_messages",
+    "normalise_tools",
+    "opens_thinking",
+    "qwen_tokenizer",
+    "render",
+]

@@ -1,0 +1,233 @@
+"""A jinja2 sandbox for chat templates of unknown origin, with bounds on what a template can build and on its time.
+
+jinja2's immutable sandbox keeps a template from reaching Python; it does not keep it from running for ever or filling
+memory. Here every loop turn and macro call counts as a step, and every value a template can make bigger (operators,
+concatenation, literals, calls, filters, captured blocks) is measured. The reasons: docs/why/prompt-templates.md.
+
+Not bounded: the time of one library call on values that are within the bounds (a sort of a long list, say).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import wraps
+from typing import Any, NoReturn
+
+from jinja2 import ext, nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ingot.prompt.template_syntax import GenerationTag, Instrument
+
+# Characters. A million tokens of prose are about 4 million characters; no window reads eight times that.
+SIZE_LIMIT = 32_000_000
+# An official template takes about three steps a message; two million empty turns take one to two seconds.
+STEP_LIMIT = 2_000_000
+SECONDS_LIMIT = 10.0
+RANGE_LIMIT = 100_000  # jinja2's own MAX_RANGE; also the largest width or count that a text method takes
+ITEM_SIZE = 64  # what one list item counts for, in characters: an estimate of its memory, not of its text
+DIGITS_LIMIT = 4096  # bits of an integer: a template counts messages
+
+# Superlinear on long texts, or a different result each time; no chat template uses them.
+_DROPPED_FILTERS = ("urlize", "striptags", "wordwrap", "pprint", "random", "xmlattr")
+_DROPPED_GLOBALS = ("lipsum",)
+_GROWING_METHODS = frozenset(["encode", "expandtabs", "maketrans", "to_bytes", "translate"])
+_WIDE_FORMAT = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*")
+
+
+class RaisedByTemplateError(TemplateError):
+    """The template refused its input by raise_exception(message)."""
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The environment transformers renders chat templates in, with bounds. One instance renders one prompt at a time:
+    call `begin` before each."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def __init__(self, seconds: float = SECONDS_LIMIT, steps: int = STEP_LIMIT, size: int = SIZE_LIMIT) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,  # constant folding would run filters and operators while compiling, outside the bounds
+            finalize=self._bounded,
+            extensions=[ext.loopcontrols, GenerationTag],
+        )
+        self._seconds, self._steps, self._size = seconds, steps, size
+        self.begin()
+        for name in _DROPPED_FILTERS:
+            del self.filters[name]
+        for name in _DROPPED_GLOBALS:
+            del self.globals[name]
+        self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
+        self.filters["tojson"] = self._to_json
+        self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+
+    def begin(self) -> None:
+        """Starts the count of steps and the clock again."""
+        self._steps_left = self._steps
+        self._deadline = time.monotonic() + self._seconds
+
+    def step(self) -> bool:
+        """Counts one loop turn or macro call; True, so that it can stand in a condition."""
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise SecurityError(f"it takes more than {self._steps} loop turns and macro calls")
+        if time.monotonic() > self._deadline:
+            raise SecurityError(f"it takes more than {self._seconds:g} seconds")
+        return True
+
+    def concat(self, parts: Iterable[str]) -> str:
+        """Joins the pieces of a template, macro or captured block; stops as soon as they are too long together."""
+        kept: list[str] = []
+        length = 0
+        for part in parts:
+            length += len(part)
+            self._require_size(length)
+            kept.append(part)
+        return "".join(kept)
+
+    def tilde(self, *operands: Any) -> str:
+        """The `~` operator."""
+        return self.concat(str(self._bounded(operand)) for operand in operands)
+
+    def literal(self, value: Any) -> Any:
+        """A list, tuple or dict written in the template: measured, as nesting doubles what printing it takes."""
+        return self._bounded(value)
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            _require_small(left, right)
+        elif operator == "*":
+            self._require_product(left, right)
+        elif operator == "%":
+            _check_format("format", left)
+        return self._bounded(super().call_binop(context, operator, left, right))
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(obj, "__self__", None) is self:  # step, tilde, literal: only our own changes to the tree reach them
+            return obj(*args)
+        method = getattr(obj, "__wrapped__", obj)  # jinja2 wraps str.format
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, (str, int)):
+            if method.__name__ == "join":
+                args = (list(args[0]), *args[1:]) if args else args
+            self._check_method(method.__name__, owner, args, kwargs)
+        return self._bounded(super().call(context, obj, *args, **kwargs))
+
+    def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        Instrument().generic_visit(source)
+        return super()._generate(source, *args, **kwargs)
+
+    def _bounded(self, value: Any) -> Any:
+        if isinstance(value, (str, list, tuple, dict, set, frozenset)):
+            self._require_size(_size(value, self._size))
+        elif isinstance(value, int) and value.bit_length() > DIGITS_LIMIT:
+            raise SecurityError(f"it computes an integer of {value.bit_length()} bits")
+        return value
+
+    def _require_size(self, size: int) -> None:
+        if size > self._size:
+            raise SecurityError(f"it builds a text or list of more than {self._size} characters")
+
+    def _require_product(self, left: Any, right: Any) -> None:
+        for value, times in ((left, right), (right, left)):
+            if isinstance(value, (str, list, tuple)) and isinstance(times, int):
+                self._require_size(_size(value, self._size) * max(times, 0))
+
+    def _check_method(self, name: str, owner: str | int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Bounds a method of a text or number before it runs, where its result can be far larger than its input."""
+        if name in _GROWING_METHODS:
+            raise SecurityError(f"it calls {name}, which no chat template needs")
+        _check_counts(name, args, kwargs)
+        if isinstance(owner, str):
+            _check_format(name, owner)
+            self._check_growth(name, owner, args)
+
+    def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        at = 1 if hasattr(function, "jinja_pass_arg") else 0  # context or environment first, then the value
+
+        @wraps(function)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            given = list(args)
+            if name == "join":
+                given[at] = list(given[at])
+            options = [*given[at + 1 :], *kwargs.values()]
+            _check_counts(name, options, {})
+            _check_format(name, given[at])
+            self._check_growth(name, given[at], options)
+            return self._bounded(function(*given, **kwargs))
+
+        return bounded
+
+    def _check_growth(self, name: str, value: Any, options: Sequence[Any]) -> None:
+        if name == "replace" and len(options) >= 2:
+            text, old, new = str(value), str(options[0]), str(options[1])
+            self._require_size(len(text) + text.count(old) * len(new))
+        elif name == "join" and isinstance(value, str):  # separator.join(list)
+            self._require_size(_size(options[0], self._size) + len(value) * len(options[0]))
+        elif name == "join":
+            self._require_size(_size(value, self._size) + len(value) * len(str(options[0]) if options else ""))
+        elif name == "indent":
+            width = options[0] if options else 4
+            added = width if isinstance(width, int) else len(str(width))
+            self._require_size(len(str(value)) + (str(value).count("\n") + 1) * added)
+
+    def _to_json(
+        self,
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        """transformers' tojson: plain JSON in the given order. jinja2's own escapes HTML and sorts keys."""
+        _check_counts("tojson", (indent,), {})
+        self._bounded(value)
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _size(value: Any, limit: int) -> int:
+    """Characters in all texts inside `value`, plus ITEM_SIZE an item; stops counting above `limit` (nesting can share
+    parts, so that the count, like printing, grows exponentially with the source)."""
+    total, waiting = 0, [value]
+    while waiting and total <= limit:
+        current = waiting.pop()
+        if isinstance(current, str):
+            total += len(current)
+        elif isinstance(current, dict):
+            total += ITEM_SIZE * len(current)
+            waiting.extend(current.keys())
+            waiting.extend(current.values())
+        elif isinstance(current, (list, tuple, set, frozenset)):
+            total += ITEM_SIZE * len(current)
+            waiting.extend(current)
+    return total
+
+
+def _check_counts(name: str, args: Iterable[Any], kwargs: dict[str, Any]) -> None:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, int) and abs(value) > RANGE_LIMIT:
+            raise SecurityError(f"it gives {name} the number {value}, over {RANGE_LIMIT}")
+
+
+def _check_format(name: str, text: Any) -> None:
+    if name in ("format", "format_map") and isinstance(text, str) and _WIDE_FORMAT.search(text):
+        raise SecurityError("a text format has a width of five digits or more")
+
+
+def _require_small(base: Any, exponent: Any) -> None:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > DIGITS_LIMIT:
+        raise SecurityError(f"it computes {base} ** {exponent}")
+
+
+def _raise_exception(message: Any) -> NoReturn:
+    raise RaisedByTemplateError(str(message))
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
