@@ -107,6 +107,14 @@ class OpSet:
         shape = (pages, PAGE, kv_heads, head_dim)
         return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
 
+    def grow(self, pool: Tensor, rows: int) -> Tensor:
+        larger = pool.new_zeros(rows, *pool.shape[1:])
+        larger[: len(pool)] = pool
+        return larger
+
+    def copy_row(self, pool: Tensor, source: int, target: int) -> None:
+        pool[target] = pool[source]
+
     def segments(self, seg: Segments) -> TorchSegments:
         if isinstance(seg, TorchSegments):
             return seg

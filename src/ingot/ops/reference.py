@@ -252,6 +252,18 @@ def kv_pool(pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
     return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
 
+def grow(pool: Array, rows: int) -> Array:
+    """A pool with the same contents and zeroed rows up to `rows`."""
+    larger = np.zeros((rows, *pool.shape[1:]), pool.dtype)
+    larger[: len(pool)] = pool
+    return larger
+
+
+def copy_row(pool: Array, source: int, target: int) -> None:
+    """Row `target` of a pool becomes row `source`: one slot's state, or one page."""
+    pool[target] = pool[source]
+
+
 def concat(*parts: Array) -> Array:
     """The parts side by side on the last axis."""
     return np.concatenate(parts, axis=-1)

@@ -1,0 +1,116 @@
+"""Tokens in, tokens out: prefill in slices, then one token a step. Knows ids, never text.
+
+How the prompt is sliced changes memory and time, not one bit of the result (native op set).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ingot.engine.sampler import Sampler, SamplingParams
+from ingot.engine.sequence import StatePool
+from ingot.spec import Config
+
+# Tokens a prefill pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on 0.8B the
+# activations of 256 tokens are 25 MB).
+STEP_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to continue: `ids` with `position` [3,T] (None: text), how to choose, and when to stop."""
+
+    ids: Sequence[int]
+    position: np.ndarray | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int = 256
+    stop_ids: frozenset[int] = frozenset()
+
+
+class Engine:
+    """A model, its op set and the states of its sequences. `vocabulary` ids may be generated (rows beyond it are padding)."""
+
+    def __init__(self, root: Any, ops: Any, config: Config, vocabulary: int | None = None) -> None:
+        self.root, self.ops, self.config = root, ops, config
+        rows = config.text.vocab_size
+        self.vocabulary = rows if vocabulary is None else min(vocabulary, rows)
+        self.states = StatePool(ops, config)
+
+    @property
+    def context(self) -> int:
+        """Most tokens a sequence may have."""
+        return self.config.text.max_position_embeddings
+
+    def logits(self, ids: Sequence[int], position: np.ndarray | None = None, chunk: int | None = None) -> np.ndarray:
+        """float32 [T, vocab_size], every token's; `chunk` tokens a pass (1 is decode), None: `STEP_TOKENS`."""
+        tokens = self._checked(ids)
+        if chunk is not None and (not isinstance(chunk, int | np.integer) or isinstance(chunk, bool) or chunk < 1):
+            raise ValueError(f"chunk is {chunk!r}; it must be a positive number of tokens a pass")
+        sequence = self.states.open()
+        try:
+            passes = [self._run(sequence, part, at, None) for part, at in _slices(tokens, position, chunk or STEP_TOKENS)]
+        finally:
+            self.states.close(sequence)
+        return np.concatenate(passes)
+
+    def generate(self, request: Request) -> Iterator[int]:
+        """The continuation's ids one by one, the stop id included; ends after it, after max_tokens, or when the context is full.
+
+        The request is checked before the first pass; closing the iterator (or Ctrl-C) frees its state.
+        """
+        ids = self._checked(request.ids)
+        if not isinstance(request.max_tokens, int | np.integer) or isinstance(request.max_tokens, bool) or request.max_tokens < 1:
+            raise ValueError(f"max_tokens is {request.max_tokens!r}; it must be a positive number of tokens")
+        if len(ids) >= self.context:
+            raise ValueError(f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer")
+        return self._generate(request, ids)
+
+    def _generate(self, request: Request, ids: np.ndarray) -> Iterator[int]:
+        seed = request.sampling.seed
+        seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
+        sampler = Sampler(request.sampling, ids, self.vocabulary, seed)
+        sequence = self.states.open()
+        try:
+            for part, at in _slices(ids, request.position, STEP_TOKENS):
+                row = self._run(sequence, part, at, np.array([len(part) - 1]))
+            if request.position is not None:
+                sequence.rope_delta = int(request.position.max()) + 1 - len(ids)
+            for left in range(min(request.max_tokens, self.context - len(ids)), 0, -1):
+                token = sampler.sample(row[-1])
+                yield token
+                if token in request.stop_ids or left == 1:
+                    return
+                row = self._run(sequence, np.array([token]), None, None)
+        finally:
+            self.states.close(sequence)
+
+    def _run(self, sequence: Any, ids: np.ndarray, position: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray:
+        seg = self.states.segments(sequence, position, len(ids))
+        logits = self.root(self.ops, ids, seg, self.states.pools, rows)
+        sequence.length += len(ids)
+        out: np.ndarray = self.ops.host(logits)
+        return out
+
+    def _checked(self, ids: Sequence[int]) -> np.ndarray:
+        array = np.asarray(ids)
+        if array.ndim != 1 or array.size == 0:
+            raise ValueError(f"ids has shape {array.shape}; one dimension with at least one token is needed")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"ids are {array.dtype}; token ids are integers")
+        limit = self.config.text.vocab_size
+        bad = array[(array < 0) | (array >= limit)]
+        if bad.size:
+            raise ValueError(f"ids holds {int(bad[0])}; this model's token ids are 0 to {limit - 1}")
+        if len(array) > self.context:
+            raise ValueError(f"ids has {len(array):,} tokens; this model's context holds {self.context:,}")
+        return array.astype(np.int32)
+
+
+def _slices(ids: np.ndarray, position: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    for begin in range(0, len(ids), size):
+        yield ids[begin : begin + size], None if position is None else position[:, begin : begin + size]
