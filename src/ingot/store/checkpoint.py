@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """An open checkpoint: `table` has the rows of the weights that are there, all checked for shape and dtype.
 
@@ -27,12 +27,12 @@ class Checkpoint:
 
     path: Path
     config: Config
-    table: dict[str, Weight]
+    table: dict[str, Weight] = field(repr=False)
     has_mtp: bool
     has_vision: bool
     dtype: str
-    _files: dict[str, SafetensorsFile]
-    _stored: dict[str, str]
+    _files: dict[str, SafetensorsFile] = field(repr=False)
+    _stored: dict[str, str] = field(repr=False)
 
     def info(self, name: str) -> TensorInfo:
         """Stored dtype, shape and place of one weight; nothing is read."""
@@ -82,7 +82,8 @@ def open_checkpoint(path: str | os.PathLike[str], accept: Iterable[str] = ()) ->
     config = read_config(directory / "config.json", accept)
     rows = weights_table(config)
     stored = stored_names(rows, config.prefix, infos)
-    table = present_rows(directory, rows, stored, infos)
+    paths = {file.path for file in files.values()}
+    table = present_rows(paths.pop() if len(paths) == 1 else directory, rows, stored, infos)
     stored = {name: stored[name] for name in table}
     check_weights(files, infos, table, stored, accepts)
     check_tied_head(files, infos, table, stored[f"{config.prefix}embed_tokens.weight"])

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ingot.spec.config import SIZES
+from ingot.store.shards import INDEX, read_index
 
 # What Ingot reads of a repository; everything else (README, other formats of the weights) is not downloaded.
 NEEDED = (
@@ -89,8 +90,19 @@ def _cached(model: str) -> Path | None:
         snapshot = Path(snapshot_download(model, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-    complete = (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors"))
-    return snapshot if complete else None
+    return snapshot if _is_complete(snapshot) else None
+
+
+def _is_complete(snapshot: Path) -> bool:
+    """Whether the configuration and all the weights are there: an interrupted download leaves a snapshot too."""
+    if not (snapshot / "config.json").is_file():
+        return False
+    if not (snapshot / INDEX).is_file():
+        return any(snapshot.glob("*.safetensors"))
+    try:
+        return all((snapshot / shard).is_file() for shard in read_index(snapshot / INDEX).values())
+    except ValueError:
+        return False
 
 
 def _download(model: str) -> Path:

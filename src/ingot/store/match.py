@@ -34,7 +34,7 @@ def stored_names(table: Mapping[str, Weight], prefix: str, infos: Infos) -> dict
 
 
 def present_rows(
-    directory: Path, table: Mapping[str, Weight], stored: Mapping[str, str], infos: Infos
+    where: Path, table: Mapping[str, Weight], stored: Mapping[str, str], infos: Infos
 ) -> dict[str, Weight]:
     """The table without the components that the files lack as a whole; ValueError for a part that is missing."""
     absent = set()
@@ -46,7 +46,7 @@ def present_rows(
         elif missing:
             more = f" (and {len(missing) - 1} more of its {len(names)})" if len(missing) > 1 else ""
             what = f"tensor {missing[0]!r} of the {component} model is missing{more}"
-            raise ValueError(f"{directory}: {what}{_cure(missing)}")
+            raise ValueError(f"{where}: {what}{_cure(missing)}")
     return {name: row for name, row in table.items() if row.component not in absent}
 
 

@@ -166,14 +166,14 @@ def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, Te
 def _entry(path: Path, name: str, entry: Any, base: int) -> TensorInfo:
     where = f"{path}: tensor {name!r}"
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        found = ", ".join(sorted(entry)) or "nothing" if isinstance(entry, dict) else repr(entry)[:80]
-        raise ValueError(f"{where} must have dtype, shape and data_offsets, and has {found}")
+        found = sorted(entry) if isinstance(entry, dict) else entry
+        raise ValueError(f"{where} must have dtype, shape and data_offsets, and has {found!r:.80}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in STORAGE:
-        raise ValueError(f"{where} has dtype {str(dtype)[:40]!r}, which is not one of {', '.join(STORAGE)}")
+        raise ValueError(f"{where} has dtype {dtype!r:.80}, which is not one of {', '.join(STORAGE)}")
     _check_shape(where, shape)
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or offsets[1] > _BYTES_LIMIT:
-        raise ValueError(f"{where} has data_offsets {str(offsets)[:80]}, not [begin, end] with 0 <= begin <= end")
+        raise ValueError(f"{where} has data_offsets {offsets!r:.80}, not [begin, end] with 0 <= begin <= end")
     needed, given = byte_length(dtype, tuple(shape)), offsets[1] - offsets[0]
     if needed != given:
         raise ValueError(f"{where}: shape {shape} of {dtype} takes {needed} bytes, but data_offsets give it {given}")
@@ -187,14 +187,14 @@ def _counts(value: Any) -> bool:
 
 def _check_shape(where: str, shape: Any) -> None:
     if not _counts(shape):
-        raise ValueError(f"{where} has shape {str(shape)[:80]}, which is not a list of non-negative integers")
+        raise ValueError(f"{where} has shape {shape!r:.80}, which is not a list of non-negative integers")
     if len(shape) > _RANK_LIMIT:
         raise ValueError(f"{where} has {len(shape)} dimensions; at most {_RANK_LIMIT} are allowed")
     size = 8
     for item in shape:
         size *= max(item, 1)
         if size > _BYTES_LIMIT:
-            raise ValueError(f"{where} has shape {str(shape)[:80]}, which is larger than any file")
+            raise ValueError(f"{where} has shape {shape!r:.80}, which is larger than any file")
 
 
 def _check_coverage(path: Path, entries: dict[str, TensorInfo], base: int, data_bytes: int) -> None:

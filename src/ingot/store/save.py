@@ -42,7 +42,7 @@ class SafetensorsWriter:
     ) -> None:
         self.path = Path(path)
         self._layout = dict(layout)
-        self._header, self._begin = _header(self._layout, metadata)
+        self._header, self._begin = header_bytes(self._layout, metadata)
         self._pending = set(self._layout)
         self._file: BinaryIO | None = None
         # Not tempfile: its files can be read by their owner alone. In the same directory, so that the rename is atomic.
@@ -123,7 +123,7 @@ def _place(name: str, layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> tupl
     return _WIDEST_FIRST[layout[name][0]], name
 
 
-def _header(
+def header_bytes(
     layout: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str] | None
 ) -> tuple[bytes, dict[str, int]]:
     """The file's first bytes, and where each tensor begins."""

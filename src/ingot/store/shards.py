@@ -54,7 +54,7 @@ def _check_numbering(directory: Path, present: set[str]) -> None:
 
 def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, SafetensorsFile]:
     index = directory / INDEX
-    weight_map = _read_index(index)
+    weight_map = read_index(index)
     shards = sorted(set(weight_map.values()))
     if (directory / SINGLE).is_file() and SINGLE not in shards:
         raise ValueError(
@@ -75,7 +75,8 @@ def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, 
     return tensors
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name beside the index; ValueError for anything else, a way out of the directory included."""
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -1,0 +1,191 @@
+"""From the name of a model to its directory: paths, hub ids, and what is said when neither leads anywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from store_files import make_checkpoint, shard
+
+from ingot.store import hub, open_checkpoint, resolve
+
+ID = "acme/tiny-model"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty Hugging Face cache, offline, and an empty directory to stand in."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def put_in_cache(cache: Path, name: str = ID) -> Path:
+    """A snapshot as the hub's client lays it out."""
+    repo, commit = cache / f"models--{name.replace('/', '--')}", "a" * 40
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    return make_checkpoint(repo / "snapshots" / commit)
+
+
+def test_an_existing_directory_wins(cache):
+    put_in_cache(cache)
+    Path(ID).mkdir(parents=True)
+    assert resolve(ID) == Path(ID)
+    assert resolve(Path(ID)) == Path(ID)
+
+
+def test_the_home_directory_is_understood(cache, monkeypatch):
+    monkeypatch.setenv("HOME", str(cache.parent))
+    monkeypatch.setenv("USERPROFILE", str(cache.parent))
+    assert resolve("~/here") == cache.parent / "here"
+
+
+def test_an_id_in_the_cache_needs_no_network(cache):
+    snapshot = put_in_cache(cache)
+    assert resolve(ID).samefile(snapshot)
+    assert open_checkpoint(resolve(ID)).has_mtp
+
+
+def test_an_id_in_the_cache_is_found_though_a_directory_has_its_first_name(cache):
+    snapshot = put_in_cache(cache)
+    Path("acme").mkdir()
+    assert resolve(ID).samefile(snapshot)
+
+
+def test_an_unfinished_snapshot_is_not_taken(cache):
+    snapshot = put_in_cache(cache)
+    shard(snapshot)
+    assert resolve(ID).samefile(snapshot)
+    (snapshot / "b.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="is not in the cache"):
+        resolve(ID)
+
+
+def test_an_unfinished_snapshot_is_completed(cache, monkeypatch):
+    snapshot = put_in_cache(cache)
+    (snapshot / "config.json").unlink()
+    calls = []
+    original = huggingface_hub.snapshot_download
+
+    def download(repo_id, **options):
+        if options.get("local_files_only"):
+            return original(repo_id, **options)
+        calls.append((repo_id, options))
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert resolve(ID) == snapshot
+    assert calls == [(ID, {"allow_patterns": list(hub.NEEDED)})]
+
+
+def test_offline_is_one_sentence_with_what_was_tried(cache):
+    with pytest.raises(FileNotFoundError) as caught:
+        resolve(ID)
+    assert str(caught.value) == (
+        f"model 'acme/tiny-model' is not in the cache {cache}, and HF_HUB_OFFLINE forbids a download\n"
+        "hint: on a machine with a network run `hf download acme/tiny-model` and copy the directory here"
+    )
+
+
+def test_a_download_that_fails_says_why_in_one_line(cache, monkeypatch):
+    def download(repo_id, **options):
+        if options.get("local_files_only"):
+            raise huggingface_hub.errors.LocalEntryNotFoundError("no")
+        raise RuntimeError("401 Client Error\nmuch more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(FileNotFoundError) as caught:
+        resolve(ID)
+    assert "and downloading it failed: 401 Client Error\nhint: check the name and the network" in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_everything_that_a_checkpoint_needs_is_downloaded():
+    from fnmatch import fnmatch
+
+    official = [
+        "config.json", "model.safetensors", "model.safetensors-00001-of-00004.safetensors", "merges.txt", "vocab.json",
+        "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+        "chat_template.jinja", "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json",
+    ]  # fmt: skip
+    assert all(any(fnmatch(name, pattern) for pattern in hub.NEEDED) for name in official)
+    assert not any(fnmatch("README.md", pattern) or fnmatch("original.pth", pattern) for pattern in hub.NEEDED)
+
+
+def tree(*names: str) -> None:
+    for name in names:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir(exist_ok=True)
+        else:
+            path.write_text(json.dumps(name))
+
+
+NEAR = ("models/qwen-small/", "models/qwen-large/", "models/notes.txt")
+MISSING = [
+    ("models/qwen-smal", NEAR, "hint: did you mean models/qwen-small"),
+    ("modles/qwen-small", NEAR, "model 'modles/qwen-small' is not in the cache"),
+    ("./modles/qwen-small", NEAR, "hint: did you mean models?"),
+    ("models/other", NEAR, "hint: models holds notes.txt, qwen-large, qwen-small"),
+    ("models/a/b/c", NEAR, "models/a/b/c: there is no such directory"),
+    ("/nowhere/at/all", (), "/nowhere/at/all: there is no such directory"),
+    (
+        "nothing",
+        (),
+        "nothing: there is no such directory, and it is not the id of a model in the cache\nhint: . is empty",
+    ),
+    ("Qwen3.5-0.8B", (), "hint: did you mean the hub id 'Qwen/Qwen3.5-0.8B'?"),
+    ("qwen3.5-4b", (), "hint: did you mean the hub id 'Qwen/qwen3.5-4b'?"),
+    ("a/b/c", (), "a/b/c: there is no such directory"),
+    ("org/na me", (), "org/na me: there is no such directory"),
+    ("../org/name/", (), "no such directory"),
+    ("org/name--x", (), "no such directory"),
+    ("gone/model.safetensors", (), "gone/model.safetensors: there is no such"),
+    ("x.gguf", ("y.gguf",), "hint: did you mean y.gguf?"),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "sentence"), MISSING, ids=[row[0] for row in MISSING])
+def test_what_is_not_there_is_answered_with_what_is_near(cache, name, files, sentence):
+    tree(*files)
+    with pytest.raises(FileNotFoundError) as caught:
+        resolve(name)
+    assert sentence in str(caught.value)
+
+
+FILES = [
+    ("m/model.safetensors", ("m/model.safetensors", "m/config.json"), "\nhint: give its directory, m"),
+    ("m/model.safetensors", ("m/model.safetensors",), "m/model.safetensors: is a file; a checkpoint is a directory"),
+    ("model.gguf", ("model.gguf",), "model.gguf: GGUF files are not read yet; a directory with config.json"),
+    ("README", ("README",), "README: is a file; a checkpoint is a directory"),
+    ("", (), "model is empty; a directory or a hub id such as"),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "sentence"), FILES)
+def test_a_file_is_not_a_checkpoint(cache, name, files, sentence):
+    tree(*files)
+    with pytest.raises(ValueError) as caught:
+        resolve(name)
+    assert sentence in str(caught.value)
+
+
+def test_looking_at_a_directory_imports_no_hub_client():
+    import os
+    import subprocess
+    import sys
+
+    import ingot
+
+    code = "import sys, ingot.store as s; s.resolve('.'); print('huggingface_hub' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout.strip() == "False", run.stderr
