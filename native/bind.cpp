@@ -1,0 +1,287 @@
+// The module ingot._native: checks arguments, releases the GIL, calls the context. No arithmetic here.
+// Every array argument is named and .noconvert(): nanobind would otherwise copy a strided or float64 array, and an
+// in-place update would be lost.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+
+#include <nanobind/stl/optional.h>
+
+#include "context.h"
+#include "shapes.h"
+
+namespace ingot {
+namespace {
+
+using namespace nb::literals;
+
+const float* f32(const In& array) { return static_cast<const float*>(array.data()); }
+float* f32(const Out& array) { return static_cast<float*>(array.data()); }
+const int32_t* i32(const In& array) { return static_cast<const int32_t*>(array.data()); }
+
+template <class Body>
+void without_gil(const Body& body) {
+  nb::gil_scoped_release release;
+  body();
+}
+
+Format parse_format(const std::string& name) {
+  if (name == "f32") return Format::f32;
+  if (name == "bf16") return Format::bf16;
+  throw std::invalid_argument("fmt is \"" + name + "\", expected f32 or bf16");
+}
+
+Kind kind_of(Format format) { return format == Format::f32 ? Kind::float32 : Kind::bf16; }
+
+// A packed weight: keeps its array alive.
+struct Matrix {
+  In data;
+  Linear op;
+
+  Matrix(In array, const std::string& format, int64_t outputs, int64_t inputs) : data(std::move(array)), op{} {
+    op.format = parse_format(format);
+    op.outputs = outputs, op.inputs = inputs;
+    Shapes shapes("Matrix");
+    shapes.bind("O", outputs).bind("I", inputs).bind("pairs", (inputs + 1) / 2);
+    shapes.is("data", data, op.format == Format::f32 ? "O/16 I 16" : "O/16 pairs 16 2", kind_of(op.format));
+    op.weight = data.data();
+  }
+};
+
+// The integer arrays of Segments that an operation reads.
+Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages) {
+  return {i32(offset),
+          i32(start),
+          slot ? i32(*slot) : nullptr,
+          pages ? i32(*pages) : nullptr,
+          int64_t(start.shape(0)),
+          pages ? int64_t(pages->shape(1)) : 0};
+}
+
+std::string_view row_dims(const In& x) { return x.ndim() == 3 ? "T H D" : "T D"; }
+int64_t row_count(const Shapes& shapes, const In& x) { return x.ndim() == 3 ? shapes["T"] * shapes["H"] : shapes["T"]; }
+
+void pack(Context& context, const In& from, const std::string& from_format, const Out& to, const std::string& format) {
+  const Format source = parse_format(from_format), target = parse_format(format);
+  Shapes shapes("pack");
+  shapes.is("weight", from, "O I", kind_of(source));
+  shapes.bind("pairs", (shapes["I"] + 1) / 2);
+  shapes.is("data", to, target == Format::f32 ? "O/16 I 16" : "O/16 pairs 16 2", kind_of(target));
+  const Unpacked weight{from.data(), shapes["O"], shapes["I"], source};
+  without_gil([&] { context.pack(weight, target, to.data()); });
+}
+
+void embed(Context& context, const Matrix& table, const In& ids, const Out& y) {
+  Shapes shapes("embed");
+  shapes.bind("D", table.op.inputs).is("ids", ids, "T", Kind::int32).is("y", y, "T D");
+  shapes.within("ids", ids, 0, table.op.outputs, "a row of the table");
+  Linear op = table.op;
+  op.y = f32(y), op.rows = shapes["T"];
+  without_gil([&] { context.embed(op, i32(ids)); });
+}
+
+void linears(Context& context, const In& x, const std::vector<const Matrix*>& leaves, const std::vector<Out>& y) {
+  std::vector<Linear> ops;
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    Shapes shapes("linears");
+    shapes.bind("I", leaves[i]->op.inputs).bind("O", leaves[i]->op.outputs);
+    shapes.is("x", x, "T I").is("y", y.at(i), "T O");
+    Linear op = leaves[i]->op;
+    op.x = f32(x), op.y = f32(y[i]), op.rows = shapes["T"];
+    ops.push_back(op);
+  }
+  without_gil([&] { context.linears(ops); });
+}
+
+void rms_norm(Context& context, const In& x, const In& w, float eps, bool one_plus, const Out& y) {
+  Shapes shapes("rms_norm");
+  Norm op{};
+  op.x = shapes.rows("x", x, row_dims(x));
+  shapes.is("w", w, "D").is("y", y, row_dims(x));
+  op.weight = f32(w), op.y = f32(y), op.eps = eps, op.one_plus = one_plus;
+  op.rows = row_count(shapes, x), op.size = shapes["D"];
+  without_gil([&] { context.rms_norm(op); });
+}
+
+void gated_rms_norm(Context& context, const In& o, const In& z, const In& w, float eps, const Out& y) {
+  Shapes shapes("gated_rms_norm");
+  Norm op{};
+  op.x = shapes.rows("o", o, row_dims(o)), op.gate = shapes.rows("z", z, row_dims(o));
+  shapes.is("w", w, "D").is("y", y, row_dims(o));
+  op.weight = f32(w), op.y = f32(y), op.eps = eps;
+  op.rows = row_count(shapes, o), op.size = shapes["D"];
+  without_gil([&] { context.gated_rms_norm(op); });
+}
+
+void l2_norm(Context& context, const In& x, float scale, float eps, const Out& y) {
+  Shapes shapes("l2_norm");
+  Norm op{};
+  op.x = shapes.rows("x", x, row_dims(x));
+  shapes.is("y", y, row_dims(x));
+  op.y = f32(y), op.eps = eps, op.scale = scale;
+  op.rows = row_count(shapes, x), op.size = shapes["D"];
+  without_gil([&] { context.l2_norm(op); });
+}
+
+Elementwise pairwise(Shapes& shapes, const char* first, const In& a, const char* second, const In& b, const Out& y) {
+  Elementwise op{};
+  op.a = shapes.rows(first, a, row_dims(a)), op.b = shapes.rows(second, b, row_dims(a));
+  shapes.is("y", y, row_dims(a));
+  op.y = f32(y), op.rows = row_count(shapes, a), op.size = shapes["D"];
+  return op;
+}
+
+void silu_mul(Context& context, const In& gate, const In& up, const Out& y) {
+  Shapes shapes("silu_mul");
+  const Elementwise op = pairwise(shapes, "gate", gate, "up", up, y);
+  without_gil([&] { context.silu_mul(op); });
+}
+
+void sigmoid_mul(Context& context, const In& o, const In& gate, const Out& y) {
+  Shapes shapes("sigmoid_mul");
+  const Elementwise op = pairwise(shapes, "o", o, "gate", gate, y);
+  without_gil([&] { context.sigmoid_mul(op); });
+}
+
+template <void (Context::*function)(const Elementwise&)>
+void apply(Context& context, const In& x, const Out& y) {
+  Shapes shapes("function");
+  Elementwise op{};
+  op.a = shapes.rows("x", x, "T D");
+  shapes.is("y", y, "T D");
+  op.y = f32(y), op.rows = shapes["T"], op.size = shapes["D"];
+  without_gil([&] { (context.*function)(op); });
+}
+
+void rotary(Context& context, const In& position, const In& inv_freq, const In& axis, float scale, const Out& cos,
+            const Out& sin) {
+  Shapes shapes("rotary");
+  shapes.is("position", position, "3 T", Kind::int32).is("inv_freq", inv_freq, "N");
+  shapes.is("axis", axis, "N", Kind::int32).is("cos", cos, "T N").is("sin", sin, "T N");
+  shapes.within("axis", axis, 0, 3, "a row of position");
+  const Rotary op{i32(position), f32(inv_freq), i32(axis), scale, f32(cos), f32(sin), shapes["T"], shapes["N"]};
+  without_gil([&] { context.rotary(op); });
+}
+
+void rope(Context& context, const In& q, const In& k, const In& cos, const In& sin, const Out& q_out,
+          const Out& k_out) {
+  Shapes shapes("rope");
+  shapes.is("q", q, "T H E").is("k", k, "T G E").is("cos", cos, "T N").is("sin", sin, "T N");
+  shapes.is("q_out", q_out, "T H E").is("k_out", k_out, "T G E");
+  const int64_t size = shapes["E"], pairs = shapes["N"];
+  if (2 * pairs > size)
+    shapes.fail("cos has N = " + std::to_string(pairs) + " pairs; a head of E = " + std::to_string(size) +
+                " dims has room for " + std::to_string(size / 2));
+  const Rope query{f32(q), f32(cos), f32(sin), f32(q_out), shapes["H"], size, pairs};
+  const Rope key{f32(k), f32(cos), f32(sin), f32(k_out), shapes["G"], size, pairs};
+  without_gil([&] { context.rope(query, key, shapes["T"]); });
+}
+
+void delta_gates(Context& context, const In& a, const In& b, const In& a_log, const In& dt_bias, const Out& log_decay,
+                 const Out& beta) {
+  Shapes shapes("delta_gates");
+  shapes.is("a", a, "T H").is("b", b, "T H").is("A_log", a_log, "H").is("dt_bias", dt_bias, "H");
+  shapes.is("log_decay", log_decay, "T H").is("beta", beta, "T H");
+  const DeltaGates op{f32(a), f32(b), f32(a_log), f32(dt_bias), f32(log_decay), f32(beta), shapes["H"]};
+  without_gil([&] { context.delta_gates(op, shapes["T"]); });
+}
+
+void causal_conv1d(Context& context, const In& u, const In& w, const In& offset, const In& start, const In& slot,
+                   const std::optional<Out>& tail, const Out& y) {
+  Shapes shapes("causal_conv1d");
+  shapes.is("u", u, "T C").is("w", w, "C W").is("y", y, "T C").runs(offset, start, shapes["T"]);
+  const int64_t width = shapes["W"];
+  if (width < 1 || width > conv_max_width)
+    shapes.fail("w has W = " + std::to_string(width) + " taps, expected 1 to " + std::to_string(conv_max_width));
+  if (tail) shapes.bind("W-1", width - 1).is("tail", *tail, "slots W-1 C").slots(slot, shapes["slots"]);
+  else shapes.is("slot", slot, "S", Kind::int32);
+  const Conv op{f32(u),      f32(w), tail ? f32(*tail) : nullptr,          f32(y),
+                shapes["C"], width,  ragged(offset, start, &slot, nullptr)};
+  without_gil([&] { context.causal_conv1d(op); });
+}
+
+void gated_delta_rule(Context& context, const In& q, const In& k, const In& v, const In& log_decay, const In& beta,
+                      const In& offset, const In& start, const In& slot, const std::optional<Out>& state,
+                      const Out& o) {
+  Shapes shapes("gated_delta_rule");
+  shapes.is("q", q, "T G K").is("k", k, "T G K");
+  const Rows values = shapes.rows("v", v, "T H V");
+  shapes.divides("G", "H").is("log_decay", log_decay, "T H").is("beta", beta, "T H").is("o", o, "T H V");
+  shapes.runs(offset, start, shapes["T"]);
+  if (state) shapes.is("state", *state, "slots H V/16 K 16").slots(slot, shapes["slots"]);
+  else shapes.is("slot", slot, "S", Kind::int32);
+  const DeltaRule op{
+      f32(q), f32(k),      values,      f32(log_decay), f32(beta),   state ? f32(*state) : nullptr,
+      f32(o), shapes["H"], shapes["G"], shapes["K"],    shapes["V"], ragged(offset, start, &slot, nullptr)};
+  without_gil([&] { context.gated_delta_rule(op); });
+}
+
+void attention(Context& context, const In& q, const In& k, const In& v, const In& offset, const In& start,
+               const In& pages, bool causal, const Out& keys, const Out& values, const Out& o) {
+  Shapes shapes("attention");
+  shapes.is("q", q, "T H E").is("k", k, "T G E").is("v", v, "T G E").is("o", o, "T H E").divides("G", "H");
+  shapes.is("kv[0]", keys, "pages G E 64").is("kv[1]", values, "pages G 64 E");
+  shapes.runs(offset, start, shapes["T"]).pages(offset, start, pages, shapes["pages"]);
+  const Attention op{f32(q),
+                     f32(k),
+                     f32(v),
+                     f32(keys),
+                     f32(values),
+                     f32(o),
+                     shapes["H"],
+                     shapes["G"],
+                     shapes["E"],
+                     causal,
+                     ragged(offset, start, nullptr, &pages)};
+  without_gil([&] { context.attention(op); });
+}
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
+  return names;
+}
+
+}  // namespace
+}  // namespace ingot
+
+NB_MODULE(_native, m) {
+  using namespace ingot;
+  m.doc() = "The kernels. Python callers use ingot.ops.native.OpSet, which allocates the outputs.";
+  m.def("available_isas", &available_isas, "Instruction sets this machine runs, best first.");
+  nb::class_<Matrix>(m, "Matrix")
+      .def(nb::init<In, const std::string&, int64_t, int64_t>(), "data"_a.noconvert(), "fmt"_a, "outputs"_a,
+           "inputs"_a);
+  nb::class_<Context>(m, "Context")
+      .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a = "")
+      .def_prop_ro("isa", &Context::isa)
+      .def_prop_ro("threads", &Context::threads)
+      .def("pack", &pack, "weight"_a.noconvert(), "weight_fmt"_a, "data"_a.noconvert(), "fmt"_a)
+      .def("embed", &embed, "table"_a, "ids"_a.noconvert(), "y"_a.noconvert())
+      .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert())
+      .def("rms_norm", &rms_norm, "x"_a.noconvert(), "w"_a.noconvert(), "eps"_a, "one_plus"_a, "y"_a.noconvert())
+      .def("gated_rms_norm", &gated_rms_norm, "o"_a.noconvert(), "z"_a.noconvert(), "w"_a.noconvert(), "eps"_a,
+           "y"_a.noconvert())
+      .def("l2_norm", &l2_norm, "x"_a.noconvert(), "scale"_a, "eps"_a, "y"_a.noconvert())
+      .def("silu_mul", &silu_mul, "gate"_a.noconvert(), "up"_a.noconvert(), "y"_a.noconvert())
+      .def("sigmoid_mul", &sigmoid_mul, "o"_a.noconvert(), "gate"_a.noconvert(), "y"_a.noconvert())
+      .def("exp", &apply<&Context::exp>, "x"_a.noconvert(), "y"_a.noconvert())
+      .def("sigmoid", &apply<&Context::sigmoid>, "x"_a.noconvert(), "y"_a.noconvert())
+      .def("softplus", &apply<&Context::softplus>, "x"_a.noconvert(), "y"_a.noconvert())
+      .def("rotary", &rotary, "position"_a.noconvert(), "inv_freq"_a.noconvert(), "axis"_a.noconvert(), "scale"_a,
+           "cos"_a.noconvert(), "sin"_a.noconvert())
+      .def("rope", &rope, "q"_a.noconvert(), "k"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(),
+           "q_out"_a.noconvert(), "k_out"_a.noconvert())
+      .def("delta_gates", &delta_gates, "a"_a.noconvert(), "b"_a.noconvert(), "A_log"_a.noconvert(),
+           "dt_bias"_a.noconvert(), "log_decay"_a.noconvert(), "beta"_a.noconvert())
+      .def("causal_conv1d", &causal_conv1d, "u"_a.noconvert(), "w"_a.noconvert(), "offset"_a.noconvert(),
+           "start"_a.noconvert(), "slot"_a.noconvert(), "tail"_a.noconvert().none(), "y"_a.noconvert())
+      .def("gated_delta_rule", &gated_delta_rule, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
+           "log_decay"_a.noconvert(), "beta"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(),
+           "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert())
+      .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
+           "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
+           "o"_a.noconvert());
+}

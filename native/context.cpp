@@ -1,0 +1,140 @@
+#include "context.h"
+
+#include <algorithm>
+#include <new>
+
+namespace ingot {
+
+namespace {
+
+// Floats in one tile of an elementwise operation or of rows. Taste: some microseconds of work, so that one token's
+// rows never leave the calling thread.
+constexpr int64_t tile_floats = 16384;
+
+int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
+
+int64_t tokens_of(const Ragged& seg, int64_t s) { return seg.offset[s + 1] - seg.offset[s]; }
+
+// Scratch of every thread of one operation, each part on its own cache lines.
+class Scratch {
+ public:
+  Scratch(int threads, int64_t floats) : stride_((floats + lanes - 1) / lanes * lanes) {
+    data_ = static_cast<float*>(::operator new(sizeof(float) * size_t(stride_ * threads), std::align_val_t(64)));
+  }
+  ~Scratch() { ::operator delete(data_, std::align_val_t(64)); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  float* of(int thread) const { return data_ + thread * stride_; }
+
+ private:
+  int64_t stride_;
+  float* data_;
+};
+
+// body(first, count) over [0, total) in pieces of `tile`.
+template <class Body>
+void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) {
+  pool.run(tiles_of(total, tile), [&](int64_t t, int) { body(t * tile, std::min(tile, total - t * tile)); });
+}
+
+}  // namespace
+
+void Context::pack(const Unpacked& from, Format format, void* to) {
+  run_range(pool_, tiles_of(from.outputs, lanes), linear_panels, [&](int64_t first, int64_t count) {
+    for (int64_t p = first; p < first + count; ++p) pack_panel(from, p, format, to);
+  });
+}
+
+void Context::embed(const Linear& table, const int32_t* ids) {
+  const int64_t tile = std::max<int64_t>(1, tile_floats / table.inputs);
+  run_range(pool_, table.rows, tile, [&](int64_t first, int64_t count) {
+    for (int64_t t = first; t < first + count; ++t)
+      unpack_row(table.weight, table.format, table.inputs, ids[t], table.y + t * table.inputs);
+  });
+}
+
+void Context::linears(const std::vector<Linear>& ops) {
+  if (ops.empty() || ops[0].rows == 0) return;
+  const int64_t row_tiles = tiles_of(ops[0].rows, linear_rows);
+  std::vector<int64_t> first{0};  // first tile of every matrix
+  for (const Linear& op : ops)
+    first.push_back(first.back() + row_tiles * tiles_of(tiles_of(op.outputs, lanes), linear_panels));
+  pool_.run(first.back(), [&](int64_t t, int) {
+    size_t i = 0;
+    while (t >= first[i + 1]) ++i;
+    const Linear& op = ops[i];
+    const int64_t panel = (t - first[i]) / row_tiles * linear_panels, row = (t - first[i]) % row_tiles * linear_rows;
+    const int64_t panels = std::min<int64_t>(linear_panels, tiles_of(op.outputs, lanes) - panel);
+    kernels_.linear(op, row, std::min<int64_t>(linear_rows, op.rows - row), panel, panels);
+  });
+}
+
+void Context::rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t)) {
+  run_range(pool_, op.rows, std::max<int64_t>(1, tile_floats / op.size),
+            [&](int64_t first, int64_t count) { kernel(op, first, count); });
+}
+
+void Context::elements(const Elementwise& op, void (*kernel)(const Elementwise&, int64_t, int64_t)) {
+  run_range(pool_, op.rows, std::max<int64_t>(1, tile_floats / op.size),
+            [&](int64_t first, int64_t count) { kernel(op, first, count); });
+}
+
+void Context::rotary(const Rotary& op) {
+  run_range(pool_, op.tokens, std::max<int64_t>(1, 2048 / op.pairs),
+            [&](int64_t first, int64_t count) { fill_rotary(op, first, count); });
+}
+
+void Context::rope(const Rope& q, const Rope& k, int64_t tokens) {
+  const int64_t tile = std::max<int64_t>(1, tile_floats / ((q.heads + k.heads) * q.size));
+  run_range(pool_, tokens, tile, [&](int64_t first, int64_t count) {
+    kernels_.rope(q, first, count);
+    kernels_.rope(k, first, count);
+  });
+}
+
+void Context::delta_gates(const DeltaGates& op, int64_t tokens) {
+  run_range(pool_, tokens, std::max<int64_t>(1, tile_floats / op.heads),
+            [&](int64_t first, int64_t count) { kernels_.delta_gates(op, first, count); });
+}
+
+void Context::causal_conv1d(const Conv& op) {
+  const int64_t parts = tiles_of(op.channels, conv_channels);
+  pool_.run(op.seg.count * parts, [&](int64_t t, int) {
+    const int64_t channel = t % parts * conv_channels;
+    kernels_.causal_conv1d(op, t / parts, channel, std::min<int64_t>(conv_channels, op.channels - channel));
+  });
+}
+
+void Context::gated_delta_rule(const DeltaRule& op) {
+  const int strips = int(tiles_of(op.value_dim, lanes));
+  std::vector<Tile> tiles;
+  for (int64_t s = 0; s < op.seg.count; ++s)
+    for (int h = 0; tokens_of(op.seg, s) > 0 && h < op.heads; ++h)
+      for (int strip = 0; strip < strips; strip += kernels_.delta_strips)
+        tiles.push_back({int32_t(s), h, strip, std::min(kernels_.delta_strips, strips - strip)});
+  const Scratch scratch(threads(), kernels_.delta_strips * op.key_dim * lanes);
+  pool_.run(int64_t(tiles.size()),
+            [&](int64_t t, int thread) { kernels_.gated_delta_rule(op, tiles[size_t(t)], scratch.of(thread)); });
+}
+
+void Context::attention(const Attention& op) {
+  const int group = int(op.heads / op.kv_heads), step = std::max(1, attention_rows / group);
+  std::vector<Tile> writes, reads;
+  for (int64_t s = 0; s < op.seg.count; ++s) {
+    const int tokens = int(tokens_of(op.seg, s)), start = op.seg.start[s];
+    for (int head = 0; head < op.kv_heads; ++head) {
+      for (int t = 0, count; t < tokens; t += count) {
+        count = std::min(tokens - t, page_keys - (start + t) % page_keys);
+        writes.push_back({int32_t(s), head, t, count});
+      }
+      for (int t = 0; t < tokens; t += step) reads.push_back({int32_t(s), head, t, std::min(step, tokens - t)});
+    }
+  }
+  const Scratch scratch(threads(), attention_scratch(int64_t(step) * group, op.size));
+  pool_.run(int64_t(writes.size()), [&](int64_t t, int) { kernels_.store_keys(op, writes[size_t(t)]); });
+  pool_.run(int64_t(reads.size()),
+            [&](int64_t t, int thread) { kernels_.attention(op, reads[size_t(t)], scratch.of(thread)); });
+}
+
+}  // namespace ingot

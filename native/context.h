@@ -1,0 +1,51 @@
+// Cuts every operation into tiles and runs them: one instruction set, one thread pool, scratch for every thread.
+// Arguments have been checked (bind.cpp); nothing here throws but an allocation that fails.
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "dispatch.h"
+#include "portable/pack.h"
+#include "portable/rotary.h"
+#include "table.h"
+#include "threads.h"
+
+namespace ingot {
+
+class Context {
+ public:
+  // `isa` empty: the best this machine runs. Throws std::invalid_argument.
+  Context(int threads, const std::string& isa) : kernels_(find_kernels(isa)), pool_(threads) {}
+
+  const char* isa() const { return kernels_.name; }
+  int threads() const { return pool_.threads(); }
+
+  void pack(const Unpacked& from, Format format, void* to);
+  void embed(const Linear& table, const int32_t* ids);  // y[T, I] <- rows of the packed table
+  void linears(const std::vector<Linear>& ops);         // one parallel region; all of the same number of rows
+  void rms_norm(const Norm& op) { rows(op, kernels_.rms_norm); }
+  void gated_rms_norm(const Norm& op) { rows(op, kernels_.gated_rms_norm); }
+  void l2_norm(const Norm& op) { rows(op, kernels_.l2_norm); }
+  void silu_mul(const Elementwise& op) { elements(op, kernels_.silu_mul); }
+  void sigmoid_mul(const Elementwise& op) { elements(op, kernels_.sigmoid_mul); }
+  void exp(const Elementwise& op) { elements(op, kernels_.exp); }
+  void sigmoid(const Elementwise& op) { elements(op, kernels_.sigmoid); }
+  void softplus(const Elementwise& op) { elements(op, kernels_.softplus); }
+  void rotary(const Rotary& op);
+  void rope(const Rope& q, const Rope& k, int64_t tokens);
+  void delta_gates(const DeltaGates& op, int64_t tokens);
+  void causal_conv1d(const Conv& op);
+  void gated_delta_rule(const DeltaRule& op);
+  void attention(const Attention& op);
+
+ private:
+  void rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t));
+  void elements(const Elementwise& op, void (*kernel)(const Elementwise&, int64_t, int64_t));
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+};
+
+}  // namespace ingot

@@ -1,0 +1,4 @@
+#define INGOT_ISA scalar
+#include "scalar.h"
+
+#include "../kernels/kernels.h"

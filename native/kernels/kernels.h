@@ -1,0 +1,36 @@
+// The table of one instruction set. Included once, at the end of its translation unit.
+#pragma once
+
+#include "attention.h"
+#include "conv.h"
+#include "delta.h"
+#include "linear.h"
+#include "rows.h"
+
+namespace ingot::INGOT_ISA {
+
+#define INGOT_QUOTE_(x) #x
+#define INGOT_QUOTE(x) INGOT_QUOTE_(x)
+
+extern const Kernels kernels;
+const Kernels kernels{
+    INGOT_QUOTE(INGOT_ISA),
+    linear,
+    rms_norm,
+    gated_rms_norm,
+    l2_norm,
+    silu_mul,
+    sigmoid_mul,
+    rope,
+    delta_gates,
+    causal_conv1d,
+    gated_delta_rule,
+    delta_strips,
+    store_keys,
+    attention,
+    exp_each,
+    sigmoid_each,
+    softplus_each,
+};
+
+}  // namespace ingot::INGOT_ISA

@@ -1,0 +1,122 @@
+// The one matrix product: rows of x times panels of 16 outputs. Every output has one accumulator and K ascends, so its
+// bits do not depend on how many rows or panels share a register tile, nor on where K is interrupted: accumulators
+// that go to memory and come back are the same numbers. Matmul, attention scores and attention values all run here.
+#pragma once
+
+namespace ingot::INGOT_ISA {
+
+// Panels of float weights: panel p, step k at base + p * panel + k * row.
+struct FloatPanels {
+  const float* base;
+  int64_t panel, row;
+
+  FloatPanels at(int64_t p) const { return {base + p * panel, panel, row}; }
+
+  template <int R, int C>
+  void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
+    for (int64_t k = k0; k < k1; ++k) {
+      V w[C];
+      for (int c = 0; c < C; ++c) w[c] = load(base + c * panel + k * row);
+      for (int r = 0; r < R; ++r) {
+        const V a = all(x[r * stride + k]);
+        for (int c = 0; c < C; ++c) sum[r][c] = fma(a, w[c], sum[r][c]);
+      }
+    }
+  }
+};
+
+// One panel of fewer than 16 outputs whose rows must not be read past their end.
+struct FloatEdge {
+  const float* base;
+  int64_t row;
+  int count;
+
+  FloatEdge at(int64_t) const { return *this; }
+
+  template <int R, int C>
+  void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
+    for (int64_t k = k0; k < k1; ++k) {
+      const V w = load(base + k * row, count);
+      for (int r = 0; r < R; ++r) sum[r][0] = fma(all(x[r * stride + k]), w, sum[r][0]);
+    }
+  }
+};
+
+// Panels of bf16 in pairs along k: 32 bits a lane hold k in the low half and k + 1 in the high half, so a shift or a
+// mask widens 16 weights. k0 is even. An odd last k has no partner: its high half is never used.
+struct BfPanels {
+  const uint16_t* base;
+  int64_t panel;
+
+  BfPanels at(int64_t p) const { return {base + p * panel, panel}; }
+
+  template <int R, int C>
+  void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
+    const B high = all_bits(int32_t(0xffff0000u));
+    const uint16_t* w = base + k0 * lanes;
+    int64_t k = k0;
+    for (; k + 1 < k1; k += 2, w += 2 * lanes) {
+      V even[C];
+      for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
+      step(x + k, stride, even, sum);
+      V odd[C];
+      for (int c = 0; c < C; ++c) odd[c] = floats(load_pairs(w + c * panel) & high);
+      step(x + k + 1, stride, odd, sum);
+    }
+    if (k < k1) {
+      V even[C];
+      for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
+      step(x + k, stride, even, sum);
+    }
+  }
+
+  template <int R, int C>
+  static void step(const float* x, int64_t stride, const V (&w)[C], V (&sum)[R][C]) {
+    for (int r = 0; r < R; ++r) {
+      const V a = all(x[r * stride]);
+      for (int c = 0; c < C; ++c) sum[r][c] = fma(a, w[c], sum[r][c]);
+    }
+  }
+};
+
+struct Block {
+  const float* x;  // rows at x + r * stride
+  int64_t stride, k0, k1;
+};
+
+template <int R, int C, class Panels, class Sink>
+inline void register_tile(const Block& in, const Panels& w, const Sink& sink, int64_t row, int64_t panel) {
+  V sum[R][C];
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) sum[r][c] = sink.begin(row + r, panel + c);
+  w.at(panel).template multiply<R, C>(in.x + row * in.stride, in.stride, in.k0, in.k1, sum);
+  for (int r = 0; r < R; ++r)
+    for (int c = 0; c < C; ++c) sink.end(row + r, panel + c, sum[r][c]);
+}
+
+template <int R, class Panels, class Sink>
+inline void panel_loop(const Block& in, const Panels& w, int64_t panels, const Sink& sink, int64_t row) {
+  constexpr int wide = panels_for(R);
+  int64_t p = 0;
+  for (; p + wide <= panels; p += wide) register_tile<R, wide>(in, w, sink, row, p);
+  for (; p < panels; ++p) register_tile<R, 1>(in, w, sink, row, p);
+}
+
+template <int R, class Panels, class Sink>
+inline void exact_rows(int rows, const Block& in, const Panels& w, int64_t panels, const Sink& sink, int64_t row) {
+  if (rows == R) return panel_loop<R>(in, w, panels, sink, row);
+  if constexpr (R > 1) exact_rows<R - 1>(rows, in, w, panels, sink, row);
+}
+
+// rows x panels in register tiles of nearly equal height: 13 rows are 7 and 6, not 12 and 1.
+template <class Panels, class Sink>
+inline void multiply_rows(const Block& in, int64_t rows, const Panels& w, int64_t panels, const Sink& sink) {
+  const int64_t tiles = (rows + max_rows - 1) / max_rows;
+  for (int64_t t = 0, row = 0; t < tiles; ++t) {
+    const int64_t end = rows * (t + 1) / tiles;
+    exact_rows<max_rows>(int(end - row), in, w, panels, sink, row);
+    row = end;
+  }
+}
+
+}  // namespace ingot::INGOT_ISA

@@ -1,0 +1,166 @@
+#include "threads.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <pthread.h>
+#endif
+
+#include "environment.h"
+
+namespace ingot {
+
+namespace {
+
+// Taste: longer than the Python code between two operations takes, shorter than anybody notices on a shared core.
+constexpr auto spin_time = std::chrono::microseconds(50);
+
+// How many times this process is the child of a fork: threads of an earlier generation do not exist here.
+std::atomic<unsigned> generation{0};
+
+void count_forks() {
+#ifndef _WIN32
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
+  (void)registered;
+#endif
+}
+
+inline void relax() {
+#if defined(__x86_64__) || defined(_M_X64)
+  _mm_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+// Waits a little for done() without giving up the core. False: it took longer.
+template <class Done>
+bool spin_until(const Done& done) {
+  const auto end = std::chrono::steady_clock::now() + spin_time;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (done()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return done();
+}
+
+}  // namespace
+
+struct ThreadPool::Shared {
+  std::mutex entry;  // one operation at a time
+  std::mutex mutex;  // sleeping and waking
+  std::condition_variable work, idle;
+  std::vector<std::thread> workers;
+  const unsigned born = generation.load();
+
+  // The job. The caller writes it while nobody is inside, opens it, closes it when its tiles are taken, and waits for
+  // those inside. A worker goes inside before it looks whether the job is open, so a late one touches nothing.
+  Call call = nullptr;
+  const void* body = nullptr;
+  int64_t tiles = 0;
+  std::atomic<int64_t> next{0};
+  std::atomic<uint64_t> open{0};  // number of the job that may be taken, or 0
+  std::atomic<int> inside{0};
+  std::atomic<bool> stop{false};
+  uint64_t jobs = 0;
+
+  explicit Shared(int threads) {
+    try {
+      for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { serve(i); });
+    } catch (...) {
+      finish();
+      throw;
+    }
+  }
+  ~Shared() { finish(); }
+
+  void finish() {
+    {
+      std::lock_guard lock(mutex);
+      stop.store(true);
+    }
+    work.notify_all();
+    for (auto& worker : workers) worker.join();
+  }
+
+  void take_tiles(int thread) {
+    for (int64_t tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) call(body, tile, thread);
+  }
+
+  void serve(int thread) {
+    const FloatEnvironment environment;
+    uint64_t last = 0;
+    const auto called = [&] {
+      const uint64_t job = open.load();
+      return (job != 0 && job != last) || stop.load();
+    };
+    for (;;) {
+      if (!spin_until(called)) {
+        std::unique_lock lock(mutex);
+        work.wait(lock, called);
+      }
+      if (stop.load()) return;
+      inside.fetch_add(1);
+      if (const uint64_t job = open.load()) {
+        last = job;
+        take_tiles(thread);
+      }
+      if (inside.fetch_sub(1) == 1) {
+        std::lock_guard lock(mutex);
+        idle.notify_one();
+      }
+    }
+  }
+
+  void run(int64_t count, Call function, const void* argument) {
+    std::lock_guard turn_taking(entry);
+    call = function, body = argument, tiles = count;
+    next.store(0);
+    {
+      std::lock_guard lock(mutex);  // a worker between its last look and its sleep must not miss this
+      open.store(++jobs);
+    }
+    work.notify_all();
+    take_tiles(0);
+    open.store(0);
+    const auto done = [&] { return inside.load() == 0; };
+    if (spin_until(done)) return;
+    std::unique_lock lock(mutex);
+    idle.wait(lock, done);
+  }
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(threads) {
+  count_forks();
+  shared_.store(new Shared(threads));
+}
+
+ThreadPool::~ThreadPool() {
+  Shared* shared = shared_.load();
+  // in a forked child the workers are gone and their locks may be held for ever: leave them
+  if (shared->born == generation.load()) delete shared;
+}
+
+ThreadPool::Shared& ThreadPool::shared() {
+  Shared* shared = shared_.load();
+  if (shared->born == generation.load()) return *shared;
+  std::lock_guard lock(revive_);
+  shared = shared_.load();
+  if (shared->born != generation.load()) shared_.store(shared = new Shared(threads_));
+  return *shared;
+}
+
+void ThreadPool::run_erased(int64_t tiles, Call call, const void* body) {
+  const FloatEnvironment environment;
+  if (tiles > 1 && threads_ > 1) return shared().run(tiles, call, body);
+  for (int64_t tile = 0; tile < tiles; ++tile) call(body, tile, 0);
+}
+
+}  // namespace ingot

@@ -1,0 +1,41 @@
+// A pool that runs the tiles of one operation. Tiles are fixed by the operation's shapes and write disjoint outputs,
+// so which thread takes which tile changes no bit.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+namespace ingot {
+
+class ThreadPool {
+ public:
+  explicit ThreadPool(int threads);  // the caller counts as one
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Calls body(tile, thread) once for every tile in [0, tiles), in the kernels' floating-point environment, and
+  // returns when all are done. Safe from several callers at once (they take turns) and after a fork. body must not
+  // throw or call run.
+  template <class Body>
+  void run(int64_t tiles, const Body& body) {
+    run_erased(
+        tiles, [](const void* b, int64_t tile, int thread) { (*static_cast<const Body*>(b))(tile, thread); }, &body);
+  }
+
+ private:
+  using Call = void (*)(const void* body, int64_t tile, int thread);
+  struct Shared;
+
+  void run_erased(int64_t tiles, Call call, const void* body);
+  Shared& shared();
+
+  int threads_;
+  std::mutex revive_;
+  std::atomic<Shared*> shared_;
+};
+
+}  // namespace ingot

@@ -1,0 +1,258 @@
+"""The operations on compiled kernels: fp32 activations, packed f32 or bf16 weights, the same bits on every CPU.
+
+`OpSet` has the functions of `ops.reference`, over a thread pool and one instruction set. Arrays are numpy float32; inputs must be
+C-contiguous, but for those the graph takes as slices (norms, gates and the delta rule's v), whose last axis must be.
+Legend as in `ops.reference`; a vector has 16 lanes, so a packed matrix is panels of 16 outputs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ingot import _native
+from ingot.ops.reference import Node
+from ingot.ops.segments import PAGE, Segments
+
+Array = np.ndarray
+
+LANES = 16  # hardware: floats in one AVX-512 register; every instruction set computes in vectors of this length
+MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
+STORED = {"F32": "f32", "BF16": "bf16"}
+
+
+def available_isas() -> list[str]:
+    """Instruction sets this machine runs, best first; the last is always "scalar"."""
+    return list(_native.available_isas())
+
+
+def allowed_cpus() -> int:
+    """CPUs this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """np.empty that begins on a cache line: a vector load then never touches two."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    first = -raw.ctypes.data % 64
+    return raw[first : first + size].view(dtype).reshape(shape)
+
+
+class Packed:
+    """A matrix leaf [O, I] in panels of 16 outputs: f32 [O/16, I, 16], bf16 [O/16, I/2, 16, 2] (pairs of inputs side by side).
+
+    Called, it maps x_TI to x @ weight.T.
+    """
+
+    def __init__(self, ops: OpSet, data: Array, shape: tuple[int, int], fmt: str) -> None:
+        self.data, self.shape, self.fmt = data, shape, fmt
+        self.native = _native.Matrix(data, fmt, *shape)
+        self._ops = ops
+
+    def __call__(self, x_TI: Array) -> Array:
+        return self._ops.linears(x_TI, self)[0]
+
+
+class OpSet:
+    """The native op set. `threads` None: every CPU this process may use; `isa` None: the best one (`available_isas()`)."""
+
+    Node = Node
+
+    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads is {threads}; allowed are 1 to {MAX_THREADS}, or None for every CPU of this process")
+        self._context = _native.Context(threads or min(allowed_cpus(), MAX_THREADS), isa or "")
+        self.isa: str = self._context.isa
+        self.threads: int = self._context.threads
+
+    # leaves and pools
+
+    def matrix(self, tensor: Any, fmt: str = "f32") -> Packed:
+        """A stored tensor [O, I] as a packed leaf; f32 to bf16 rounds to nearest even. Reads the tensor once, in order."""
+        if fmt not in ("f32", "bf16"):
+            raise ValueError(f"fmt is {fmt!r}; the native op set packs 'f32' or 'bf16'")
+        if tensor.array.ndim != 2:
+            raise ValueError(f"a matrix has two dimensions; this tensor has shape {tensor.array.shape}")
+        stored = STORED.get(tensor.dtype)
+        source = tensor.array if stored else tensor.float32()
+        outputs, inputs = source.shape
+        panels = -(-outputs // LANES)
+        shape = (panels, inputs, LANES) if fmt == "f32" else (panels, -(-inputs // 2), LANES, 2)
+        data = aligned_empty(shape, np.float32 if fmt == "f32" else np.uint16)
+        self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
+        return Packed(self, data, (outputs, inputs), fmt)
+
+    def vector(self, tensor: Any) -> Array:
+        """A small fp32 parameter (norm, bias, decay, convolution) in its stored shape."""
+        return tensor.float32()
+
+    def items(self, nodes: list[Any]) -> list[Any]:
+        """The tree's container for numbered children."""
+        return nodes
+
+    def segments(self, seg: Segments) -> Segments:
+        """The pass's runs in the form this op set reads."""
+        return seg
+
+    def conv_tail(self, slots: int, width: int, channels: int) -> Array:
+        """Zeros for the convolution's past: [slots, W-1, C]."""
+        return np.zeros((slots, width - 1, channels), np.float32)
+
+    def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
+        """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""
+        return np.zeros((slots, heads, -(-value_dim // LANES), key_dim, LANES), np.float32)
+
+    def kv_pool(self, pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
+        """Zeros for the pages of K [pages, G, E, 64] and of V [pages, G, 64, E]."""
+        keys = np.zeros((pages, kv_heads, head_dim, PAGE), np.float32)
+        return keys, np.zeros((pages, kv_heads, PAGE, head_dim), np.float32)
+
+    def copy_slot(self, pool: Array, src: int, dst: int) -> None:
+        """Row `dst` of a pool of tails or states becomes a copy of row `src`."""
+        pool[dst] = pool[src]
+
+    def copy_page(self, pool: tuple[Array, Array], src: int, dst: int) -> None:
+        """Page `dst` of a pair of K and V pools becomes a copy of page `src`."""
+        for part in pool:
+            part[dst] = part[src]
+
+    # shapes only
+
+    def concat(self, *parts: Array) -> Array:
+        """The parts side by side on the last axis."""
+        return np.concatenate(parts, axis=-1)
+
+    def take(self, x_TD: Array, rows_R: Array) -> Array:
+        """Some rows of x_TD."""
+        return x_TD[rows_R]
+
+    def host(self, x: Array) -> Array:
+        """The array as numpy fp32 on the host."""
+        return x
+
+    # the operations; definitions in ops.reference
+
+    def embed(self, table: Packed, ids_T: Array) -> Array:
+        """Rows of the table: x_TD. ValueError for an id outside it."""
+        ids = np.asarray(ids_T)
+        if ids.dtype != np.int32:
+            ids = _as_int32("embed", "ids", ids, table.shape[0])
+        x_TD = np.empty((len(ids), table.shape[1]), np.float32)
+        self._context.embed(table.native, np.ascontiguousarray(ids), x_TD)
+        return x_TD
+
+    def linears(self, x_TI: Array, *leaves: Callable[[Array], Array]) -> tuple[Array, ...]:
+        """y = x @ weight.T for each leaf, packed ones in one parallel region; another leaf is called."""
+        y: list[Any] = [None] * len(leaves)
+        packed = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Packed)]
+        for i in packed:
+            y[i] = np.empty((x_TI.shape[0], leaves[i].shape[0]), np.float32)  # type: ignore[attr-defined]
+        if packed:
+            self._context.linears(x_TI, [leaves[i].native for i in packed], [y[i] for i in packed])  # type: ignore[attr-defined]
+        return tuple(leaf(x_TI) if out is None else out for leaf, out in zip(leaves, y, strict=True))
+
+    def rms_norm(self, x: Array, w: Array, eps: float, one_plus: bool) -> Array:
+        """x / sqrt(mean(x^2) + eps) * (1 + w, or w) over the last axis."""
+        y = np.empty(x.shape, np.float32)
+        self._context.rms_norm(x, w, eps, one_plus, y)
+        return y
+
+    def gated_rms_norm(self, o_THV: Array, z_THV: Array, w_V: Array, eps: float) -> Array:
+        """rms_norm(o) * w * silu(z)."""
+        y = np.empty(o_THV.shape, np.float32)
+        self._context.gated_rms_norm(o_THV, z_THV, w_V, eps, y)
+        return y
+
+    def l2_norm(self, x: Array, scale: float, eps: float = 1e-6) -> Array:
+        """x / sqrt(sum(x^2) + eps) * scale over the last axis."""
+        y = np.empty(x.shape, np.float32)
+        self._context.l2_norm(x, scale, eps, y)
+        return y
+
+    def silu_mul(self, gate_TF: Array, up_TF: Array) -> Array:
+        """silu(gate) * up."""
+        y = np.empty(gate_TF.shape, np.float32)
+        self._context.silu_mul(gate_TF, up_TF, y)
+        return y
+
+    def sigmoid_mul(self, o: Array, gate: Array) -> Array:
+        """o * sigmoid(gate)."""
+        y = np.empty(o.shape, np.float32)
+        self._context.sigmoid_mul(o, gate, y)
+        return y
+
+    def rotary(self, position_3T: Array, inv_freq_N: Array, axis_N: Array, scale: float = 1.0) -> tuple[Array, Array]:
+        """cos_TN, sin_TN of float32(position on the frequency's axis * inv_freq)."""
+        shape = (position_3T.shape[1], len(inv_freq_N))
+        cos, sin = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._context.rotary(position_3T, inv_freq_N, axis_N, scale, cos, sin)
+        return cos, sin
+
+    def rope(self, q_THE: Array, k_TGE: Array, rotary: tuple[Array, Array]) -> tuple[Array, Array]:
+        """q and k with their first 2N dims rotated, dim i paired with dim i + N."""
+        q, k = np.empty(q_THE.shape, np.float32), np.empty(k_TGE.shape, np.float32)
+        self._context.rope(q_THE, k_TGE, *rotary, q, k)
+        return q, k
+
+    def causal_conv1d(self, u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None) -> Array:
+        """silu of the depthwise convolution over each run's own past; `tail` is updated in place."""
+        c_TC = np.empty(u_TC.shape, np.float32)
+        self._context.causal_conv1d(u_TC, w_CW, seg.offset, seg.start, seg.slot, tail, c_TC)
+        return c_TC
+
+    def delta_gates(self, a_TH: Array, b_TH: Array, A_log_H: Array, dt_bias_H: Array) -> tuple[Array, Array]:
+        """log_decay_TH = -e^A_log softplus(a + dt_bias) and beta_TH = sigmoid(b)."""
+        log_decay, beta = np.empty(a_TH.shape, np.float32), np.empty(b_TH.shape, np.float32)
+        self._context.delta_gates(a_TH, b_TH, A_log_H, dt_bias_H, log_decay, beta)
+        return log_decay, beta
+
+    def gated_delta_rule(
+        self,
+        q_TGK: Array,
+        k_TGK: Array,
+        v_THV: Array,
+        log_decay_TH: Array,
+        beta_TH: Array,
+        seg: Segments,
+        state: Array | None = None,
+    ) -> Array:
+        """o_THV of the gated delta rule, token by token; `state` is updated in place."""
+        o_THV = np.empty(v_THV.shape, np.float32)
+        runs = (seg.offset, seg.start, seg.slot)
+        self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV)
+        return o_THV
+
+    def attention(
+        self, q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None
+    ) -> Array:
+        """softmax(q k^T / sqrt(E)) v; k and v go to their pages first and are read as stored."""
+        o_THE = np.empty(q_THE.shape, np.float32)
+        start, pages = seg.start, seg.pages
+        if kv is None:
+            kv, start, pages = self._own_pages(k_TGE, seg)
+        self._context.attention(q_THE, k_TGE, v_TGE, seg.offset, start, pages, seg.causal, *kv, o_THE)
+        return o_THE
+
+    def _own_pages(self, k_TGE: Array, seg: Segments) -> tuple[tuple[Array, Array], Array, Array]:
+        """Pages for one pass: every run begins at its own page 0 and sees its own keys only."""
+        counts = -(-np.diff(seg.offset) // PAGE)
+        first = np.cumsum(counts) - counts
+        pages = (first[:, None] + np.arange(counts.max(initial=0))[None]).astype(np.int32)
+        kv = self.kv_pool(int(counts.sum()), *k_TGE.shape[1:])
+        return kv, np.zeros_like(seg.start), pages
+
+
+def _as_int32(op: str, name: str, values: Array, limit: int) -> Array:
+    """Integers of another width as int32; one that would not fit must not wrap into a valid id."""
+    if not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{op}: {name} is {values.dtype}, expected integers")
+    bad = values[(values < 0) | (values >= limit)]
+    if bad.size:
+        raise ValueError(f"{op}: {name} holds {bad[0]}, expected a row of the table: 0 to {limit - 1}")
+    return values.astype(np.int32)
