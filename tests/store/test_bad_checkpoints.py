@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_files import config, make_checkpoint, normal, rewrite, shard, text_config, write_index
 
 from ingot.spec import parse_config, weights_table
 from ingot.store import Tensor, open_checkpoint, save_safetensors
+from tests.store.store_files import config, make_checkpoint, normal, rewrite, shard, text_config, write_index
 
 P = "model.language_model."
 UP = f"{P}layers.0.mlp.up_proj.weight"

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from store_files import entry, raw_file
 
 from ingot.store import SafetensorsFile
+from tests.store.store_files import entry, raw_file
 
 DATA = bytes(24)
 TWO = {"a": entry(), "b": entry("BF16", (5,), (24, 34))}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_files import config, make_checkpoint, normal, read_all, rewrite, shard, text_config, write_index
 
 from ingot.spec import parse_config, weights_table
 from ingot.store import Checkpoint, open_checkpoint
+from tests.store.store_files import config, make_checkpoint, normal, read_all, rewrite, shard, text_config, write_index
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 PROJ = "model.language_model.layers.0.mlp.up_proj.weight"

@@ -7,9 +7,9 @@ import tracemalloc
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_files import entry, raw_file
 
 from ingot.store import SafetensorsFile
+from tests.store.store_files import entry, raw_file
 
 VALID = raw_file(
     {

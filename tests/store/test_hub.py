@@ -7,9 +7,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from store_files import make_checkpoint, shard
 
 from ingot.store import hub, open_checkpoint, resolve
+from tests.store.store_files import make_checkpoint, shard
 
 ID = "acme/tiny-model"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from store_files import config, read_all, text_config
 
 from ingot.spec import official, parse_config, weights_table
 from ingot.store import open_checkpoint, write_random_checkpoint
 from ingot.store.save import header_bytes
 from ingot.store.tensor import byte_length
+from tests.store.store_files import config, read_all, text_config
 
 BIG = {
     "vocab_size": 3001,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_files import normal, raw_file, read_all
 
 import ingot
 from ingot.store import SafetensorsFile, SafetensorsWriter, Tensor, save_safetensors
 from ingot.store.tensor import STORAGE
+from tests.store.store_files import normal, raw_file, read_all
 
 MIXED = {
     "b.bf16": normal(3, 5, dtype="BF16"),
@@ -147,6 +147,37 @@ def test_release_gives_the_pages_back_and_the_values_stay(tmp_path):
     assert np.array_equal(view.array, big.array)
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+def test_a_large_tensor_is_checked_and_packed_without_ever_being_in_memory_whole(tmp_path):
+    big = normal(1 << 16, 96)
+    save_safetensors(tmp_path / "f", [("a", normal(5)), ("big", big), ("c", normal(3))])
+    tensor = SafetensorsFile(tmp_path / "f").tensor("big")
+    assert tensor.first_not_finite() is None
+    assert resident(tmp_path / "f") <= 2048
+    packed = []
+    for row in range(0, 1 << 16, 1 << 14):
+        packed.append(tensor.array[row : row + (1 << 14)].copy())
+        tensor.release(row, row + (1 << 14))
+        assert resident(tmp_path / "f") <= 4 * mmap.PAGESIZE // 1024
+    assert np.array_equal(np.concatenate(packed), big.array)
+
+
+def test_release_of_nothing_and_of_what_is_not_mapped(tmp_path):
+    save_safetensors(tmp_path / "f", [("none", normal(0, 3)), ("scalar", MIXED["scalar"])])
+    file = SafetensorsFile(tmp_path / "f")
+    for name in file.names:
+        file.release(name)
+        file.tensor(name).release()
+    assert file.tensor("none").shape == (0, 3)
+    assert file.tensor("scalar").array == np.float32(1.5)
+    normal(5).release()
+
+
+def test_a_file_of_empty_tensors_alone(tmp_path):
+    save_safetensors(tmp_path / "f", [("none", normal(0, 3))])
+    assert SafetensorsFile(tmp_path / "f").tensor("none").float32().shape == (0, 3)
+
+
 def resident(path: Path) -> int:
     """KiB of the mapped file that are in this process's memory."""
     lines = iter(Path("/proc/self/smaps").read_text().splitlines())
@@ -247,8 +278,8 @@ def test_a_directory_in_the_way_is_an_os_error_and_leaves_nothing_behind(tmp_pat
 
 FULL_DISK = """
 import resource, sys
-sys.path.insert(0, {tests!r})
-from store_files import normal
+sys.path.insert(0, {root!r})
+from tests.store.store_files import normal
 from ingot.store import save_safetensors
 save_safetensors("f", [("t", normal(5))])
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -261,7 +292,7 @@ except OSError as error:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on file sizes")
 def test_a_disk_that_takes_no_more_leaves_the_old_file(tmp_path):
-    code = FULL_DISK.format(tests=str(Path(__file__).parent))
+    code = FULL_DISK.format(root=str(Path(__file__).parents[2]))
     environment = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     output = run.stdout + run.stderr

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from store_files import config, text_config
 
 from ingot.store import open_checkpoint
+from tests.store.store_files import config, text_config
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -13,6 +13,7 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,24 @@ class SafetensorsFile:
         """One tensor as a read-only view of the file (a copy only when its bytes are not aligned)."""
         info = self.info(name)
         storage = STORAGE[info.dtype]
-        if info.begin == info.end:
-            return Tensor(np.empty(info.shape, storage), info.dtype)
         flat = np.frombuffer(self._map, storage, (info.end - info.begin) // storage.itemsize, info.begin)
         if not flat.flags.aligned:
             flat = flat.copy()
             flat.flags.writeable = False
-        return Tensor(flat.reshape(info.shape), info.dtype)
+        return Tensor(flat.reshape(info.shape), info.dtype, partial(self._release, info.begin))
 
     def release(self, name: str) -> None:
         """Give the tensor's pages back to the system; views stay valid and read the file again when touched."""
         info = self.info(name)
-        if not hasattr(mmap, "MADV_DONTNEED") or info.begin == info.end:
+        self._release(info.begin, 0, info.end - info.begin)
+
+    def _release(self, at: int, begin: int, end: int) -> None:
+        """Bytes begin:end behind `at`, with the whole of the pages they touch."""
+        if not hasattr(mmap, "MADV_DONTNEED") or begin >= end:  # Windows has no such call
             return
-        begin = info.begin - info.begin % mmap.PAGESIZE
+        first = (at + begin) - (at + begin) % mmap.PAGESIZE
         with suppress(OSError):  # it is advice: a file system that refuses it costs memory, not correctness
-            self._map.madvise(mmap.MADV_DONTNEED, begin, info.end - begin)
+            self._map.madvise(mmap.MADV_DONTNEED, first, at + end - first)
 
 
 def _open(path: Path) -> Any:

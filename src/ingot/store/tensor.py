@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,17 +36,20 @@ FLOATING = ("F32", "BF16", "F16")  # what a weight of the model may be stored in
 # finds them.
 _INFINITY = {"F32": 0x7F800000 << 1, "F16": 0x7C00 << 1, "BF16": 0x7F80 << 1}
 _CHECKED_AT_ONCE = 1 << 18  # elements; the scratch copy stays in the cache
+_KEPT = 16 << 20  # bytes; a smaller tensor's pages are not worth giving back and fetching again (taste)
 
 
 @dataclass(frozen=True)
 class Tensor:
     """`array` as stored and its safetensors `dtype` name; a BF16 array holds uint16 bit patterns.
 
-    Arrays that come from a file are read-only views of the mapped file: nothing was copied.
+    Arrays that come from a file are read-only views of the mapped file: nothing was copied, and `release` gives back
+    the memory that touching them took.
     """
 
     array: np.ndarray
     dtype: str
+    pages: Callable[[int, int], None] | None = field(default=None, repr=False, compare=False)  # see `release`
 
     def __post_init__(self) -> None:
         storage = STORAGE.get(self.dtype)
@@ -62,6 +66,16 @@ class Tensor:
     def nbytes(self) -> int:
         return self.array.nbytes
 
+    def release(self, begin: int = 0, end: int | None = None) -> None:
+        """Give the memory of rows `begin:end` (all, unless told) back to the system; reading them again is allowed.
+
+        Whoever packs a large tensor calls it block by block, and never holds two copies of the whole. It does nothing
+        for an array that is not a mapped file.
+        """
+        if self.pages is not None and self.array.ndim and self.array.size:
+            row = self.nbytes // self.shape[0]
+            self.pages(begin * row, (self.shape[0] if end is None else end) * row)
+
     def float32(self) -> np.ndarray:
         """The values as a new, writable float32 array; exact for all three floating dtypes."""
         if self.dtype == "BF16":
@@ -73,7 +87,10 @@ class Tensor:
         raise ValueError(f"a {self.dtype} tensor cannot be read as float32; only {', '.join(FLOATING)} can")
 
     def first_not_finite(self) -> int | None:
-        """The flat index of the first NaN or infinity, or None when every value is finite (integers always are)."""
+        """The flat index of the first NaN or infinity, or None when every value is finite (integers always are).
+
+        The pages of a large mapped tensor are given back as the search goes: it leaves memory as it found it.
+        """
         if self.dtype not in FLOATING:
             return None
         bits = np.ascontiguousarray(self.array).reshape(-1).view(f"<u{self.array.itemsize}")
@@ -84,6 +101,8 @@ class Tensor:
             magnitude = np.left_shift(part, 1, out=scratch[: part.size])
             if magnitude.max() >= limit:
                 return begin + int(np.argmax(magnitude >= limit))
+            if self.pages is not None and bits.nbytes > _KEPT:
+                self.pages(begin * bits.itemsize, (begin + part.size) * bits.itemsize)
         return None
 
 
