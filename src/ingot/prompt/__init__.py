@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from ingot.prompt.bpe import ADDED_TOKENS, SPLIT_PATTERN, AddedToken, byte_alphabet, qwen_tokenizer
+from ingot.prompt.codec import OutputParser, random_call_id
 from ingot.prompt.messages import normalise_messages, normalise_tools
+from ingot.prompt.output import Delta, ParsedMessage, ToolCallDelta
 from ingot.prompt.template import ChatTemplate, default_template, default_thinking, opens_thinking, render
 from ingot.prompt.tokenizer import StreamDecoder, Tokenizer
 
@@ -12,8 +14,12 @@ __all__ = [
     "SPLIT_PATTERN",
     "AddedToken",
     "ChatTemplate",
+    "Delta",
+    "OutputParser",
+    "ParsedMessage",
     "StreamDecoder",
     "Tokenizer",
+    "ToolCallDelta",
     "byte_alphabet",
     "default_template",
     "default_thinking",
@@ -21,5 +27,6 @@ __all__ = [
     "normalise_tools",
     "opens_thinking",
     "qwen_tokenizer",
+    "random_call_id",
     "render",
 ]
