@@ -148,6 +148,8 @@ MISSING = [
     ("org/na me", (), "org/na me: there is no such directory"),
     ("../org/name/", (), "no such directory"),
     ("org/name--x", (), "no such directory"),
+    ("a" * 60 + "/" + "b" * 60, (), "no such directory"),
+    ("nul\0byte", (), "no such directory"),
     ("gone/model.safetensors", (), "gone/model.safetensors: there is no such"),
     ("x.gguf", ("y.gguf",), "hint: did you mean y.gguf?"),
 ]
@@ -166,6 +168,7 @@ FILES = [
     ("m/model.safetensors", ("m/model.safetensors",), "m/model.safetensors: is a file; a checkpoint is a directory"),
     ("model.gguf", ("model.gguf",), "model.gguf: GGUF files are not read yet; a directory with config.json"),
     ("README", ("README",), "README: is a file; a checkpoint is a directory"),
+    ("Tell me a story. " * 40, (), "which cannot be a path: File name too long"),
     ("", (), "model is empty; a directory or a hub id such as"),
 ]
 

@@ -31,9 +31,13 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     if not os.fspath(model):
         raise ValueError("model is empty; a directory or a hub id such as 'Qwen/Qwen3.5-0.8B' is needed")
     path = Path(model).expanduser()
-    if path.is_dir():
+    try:
+        is_directory, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise ValueError(f"model is {str(path)!r:.80}, which cannot be a path: {error.strerror}") from None
+    if is_directory:
         return path
-    if path.is_file() or path.suffix in _WEIGHT_FILES:
+    if is_file or path.suffix in _WEIGHT_FILES:
         raise _about_file(path)
     if not isinstance(model, str) or not _is_hub_id(model):
         raise _about_missing(path)
@@ -47,7 +51,8 @@ def resolve(model: str | os.PathLike[str]) -> Path:
 
 
 def _is_hub_id(name: str) -> bool:
-    return _HUB_ID.fullmatch(name) is not None and "--" not in name and ".." not in name and not name.endswith(".git")
+    plain = _HUB_ID.fullmatch(name) is not None and len(name) <= 96  # the hub's own limit
+    return plain and "--" not in name and ".." not in name and not name.endswith(".git")
 
 
 def _about_file(path: Path) -> Exception:
