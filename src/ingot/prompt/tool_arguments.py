@@ -1,8 +1,8 @@
 """From the text of a `<parameter=...>` value to JSON, by the tool's schema; and the JSON text of a call's arguments.
 
 The model writes texts as they are and other values as JSON or as Python prints them (the official Qwen3.5 template
-shows it `True` and `None`). Only the schema tells which. A value that does not fit its schema stays a text: the caller's
-validation must see what the model wrote, not something invented.
+shows it `True` and `None`). Only the schema tells which. A value that does not fit its schema stays a text: the
+caller's validation must see what the model wrote, not something invented.
 """
 
 from __future__ import annotations

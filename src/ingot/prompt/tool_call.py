@@ -38,7 +38,7 @@ def read_opening(ahead: Lookahead, known: Container[str]) -> Opening | None:
         if found is None:
             return None
         name, at = found
-        if not ahead.text.startswith("<function=", at):  # a name without `>` and at once another: the last one counts
+        if ahead.tag(at, "<function=") is None:  # else a name without `>` and at once another: the last one counts
             return _read_body_start(ahead, matching(name, known), at, wrapped)
     return None
 
