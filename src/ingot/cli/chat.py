@@ -1,0 +1,131 @@
+"""`ingot chat`: a conversation in the terminal, or one answer on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from ingot.cli import sampling
+from ingot.cli.conversation import Conversation, read_tools
+from ingot.cli.failure import Parser, UsageError
+from ingot.cli.terminal import Terminal
+
+NUGGET = "nugget: sums to 999, greetings. A real assistant: ingot chat Qwen/Qwen3.5-0.8B"  # one line of 80 columns
+EXAMPLES = """\
+examples:
+  ingot chat -p "What is 17 + 25?"             the answer alone on stdout
+  ingot chat Qwen/Qwen3.5-0.8B --no-think      a conversation; /help lists its commands
+  ingot chat models/mine -p - < question.txt   the prompt from a file
+  git diff | ingot chat Qwen/Qwen3.5-4B --system "Review this change." --json
+
+exit codes: 0, 1 failure at run time, 2 bad input, 130 after Ctrl-C"""
+
+
+def parser() -> Parser:
+    """The options of `ingot chat`."""
+    made = Parser("chat", description="Talk with a model; with -p or a piped prompt: one answer.", epilog=EXAMPLES)
+    made.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: the nugget)"
+    )
+    made.add_argument("-p", "--prompt", metavar="TEXT", help="ask this and leave; - reads it from stdin")
+    made.add_argument("--system", metavar="TEXT", help="the system message")
+    made.add_argument("--think", action=_Thinking, help="reason before answering, or not (default: the model's)")
+    show = made.add_mutually_exclusive_group()
+    show.add_argument(
+        "--show-thinking", action="store_true", default=None, help="show the reasoning, on stderr with -p"
+    )
+    show.add_argument("--hide-thinking", action="store_false", dest="show_thinking", help="never show it")
+    made.add_argument("--tools", metavar="FILE.json", help="function definitions the model may call")
+    made.add_argument("--json", action="store_true", help="one JSON object with answer, reasoning, calls and counts")
+    made.add_argument("--no-history", action="store_true", help="neither read nor write the file of past lines")
+    sampling.add_sampling(made)
+    add_running(made)
+    return made
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Options that say how a model runs."""
+    group = parser.add_argument_group("running")
+    group.add_argument("--backend", choices=("native", "reference", "torch"), help="default: native")
+    group.add_argument("--weights", choices=("f32", "bf16"), help="default: as stored")
+    group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Everything that can be wrong with the command line is found before a model is loaded."""
+    conversation = Conversation(system=args.system, thinking=args.think, sampling=sampling.given(args))
+    if args.tools:
+        conversation.tools = read_tools(args.tools)
+    prompt = _prompt(args.prompt)
+    if prompt is None:
+        _check_interactive(args)
+    if args.model is None:
+        Terminal(sys.stderr).dim(NUGGET + "\n")
+    model, name = load_model(args), args.model or "nugget"
+    if prompt is None:
+        from ingot.cli.interactive import converse
+
+        return converse(model, name, conversation, args.show_thinking is not False, not args.no_history)
+    from ingot.cli.one_shot import answer_once
+
+    conversation.say(prompt)
+    return answer_once(model, name, conversation, args.show_thinking, args.json)
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """The model of a command line with MODEL and the options of `add_running`, with a progress line on a terminal."""
+    import ingot
+    from ingot.cli.progress import Progress
+
+    where = args.model
+    if where is not None:
+        from ingot.store import resolve
+
+        where = resolve(where)  # a download has its own progress bars
+    with Progress(Terminal(sys.stderr), f"loading {args.model or 'nugget'}") as line:
+        return ingot.load(where, backend=args.backend, weights=args.weights, threads=args.threads, progress=line.at)
+
+
+def _prompt(text: str | None) -> str | None:
+    """The prompt of -p or of stdin; None when a person sits at the terminal."""
+    source = "--prompt"
+    if text == "-" or (text is None and not sys.stdin.isatty()):
+        source, text = "stdin", _stdin()
+    if text is None:
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{source} is not UTF-8 text") from None
+    if not text.strip():
+        raise UsageError(f"{source} is empty; the prompt must have at least one character")
+    return text
+
+
+def _stdin() -> str:
+    """All of stdin, without the last newline, which is the shell's."""
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin is not UTF-8 text (byte {error.start})") from None
+
+
+def _check_interactive(args: argparse.Namespace) -> None:
+    if args.json:
+        raise UsageError("--json needs a prompt\nhint: ingot chat --json -p TEXT")
+    if not sys.stdout.isatty():
+        raise UsageError(
+            "stdout is not a terminal, which a conversation needs\nhint: ingot chat -p TEXT gives one answer"
+        )
+
+
+class _Thinking(argparse.Action):
+    """--think and --no-think into one value; None when neither is given."""
+
+    def __init__(self, option_strings: list[str], dest: str, **settings: Any) -> None:
+        super().__init__([*option_strings, "--no-think"], dest, nargs=0, **settings)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, option_string != "--no-think")

@@ -1,0 +1,133 @@
+"""`ingot chat` at a terminal: read a line, run a slash command or answer, again."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ingot.cli import keyboard, slash
+from ingot.cli.answer import Answer, receive
+from ingot.cli.conversation import Conversation
+from ingot.cli.screen import ScreenPainter, call_line, summary_line
+from ingot.cli.terminal import Terminal
+
+HINT = "/help lists commands · Esc Enter: new line · Ctrl-C: stop · Ctrl-D: leave"
+
+
+@dataclass
+class Session:
+    """A chat at a terminal. `draft` goes into the next prompt for editing; `files` it has written or read."""
+
+    model: Any
+    name: str
+    conversation: Conversation
+    terminal: Terminal
+    reader: keyboard.Reader
+    show_thinking: bool = True
+    fold: bool = True
+    draft: str = ""
+    last: Answer | None = None
+    files: set[Path] = field(default_factory=set)
+
+    def note(self, text: str) -> None:
+        """A line of ours, in grey."""
+        self.terminal.dim(text + "\n")
+
+    def ask(self, text: str) -> None:
+        """A user's turn and the model's answer to it; a turn that the model refuses is given back for editing."""
+        self.conversation.say(text)
+        if not self.answer():
+            self.conversation.take_back()
+            self.draft = text
+
+    def answer(self) -> bool:
+        """The model's next turn, and further ones after tool calls; False when it was refused (and told so)."""
+        while True:
+            painter = ScreenPainter(self.terminal, self.fold, self.show_thinking)
+            try:
+                with keyboard.quiet():
+                    answer = receive(self.model, self.conversation, painter)
+            except (ValueError, MemoryError) as error:
+                self.note(f"error: {str(error) or 'out of memory'}")
+                return False
+            self.last = answer
+            self.note(summary_line(answer))
+            if answer.content.strip() or answer.tool_calls:
+                self.conversation.messages.append(answer.message)
+            if not answer.tool_calls or not self._results(answer.tool_calls):
+                return True
+
+    def _results(self, calls: list[dict[str, Any]]) -> bool:
+        """Ask the user for what each call returns; False when the user would rather go on talking."""
+        for call in calls:
+            try:
+                result = self.reader.read(f"{call['function']['name']} returns › ")
+            except (EOFError, KeyboardInterrupt):
+                self.note(f"no result for {call_line(call)}")
+                return False
+            message = {"role": "tool", "content": result}
+            if call.get("id"):
+                message["tool_call_id"] = call["id"]
+            self.conversation.messages.append(message)
+        return True
+
+
+def converse(model: Any, name: str, conversation: Conversation, show_thinking: bool, history: bool) -> int:
+    """Talk until the user leaves; return the exit code."""
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _leave)  # or a killed chat would leave the terminal without echo
+    terminal = Terminal(sys.stdout)
+    reader = keyboard.open_reader(terminal, history, [f"/{command}" for command in slash.COMMANDS])
+    session = Session(model, name, conversation, terminal, reader, show_thinking)
+    terminal.command(f"{introduction(model, name)}\n")
+    session.note(HINT)
+    _loop(session)
+    return 0
+
+
+def introduction(model: Any, name: str) -> str:
+    """One line: what runs, how large, on which op set."""
+    from ingot import __version__
+    from ingot.cli.terminal import harmless
+    from ingot.spec.cost import parameters
+
+    count = parameters(model.config, "text")
+    size = f"{count / 1e9:.1f}B" if count >= 1e9 else f"{count / 1e6:.{0 if count >= 1e8 else 1}f}M"
+    return f"Ingot {__version__} · {harmless(name)} · {size} parameters · {backend_of(model)}"
+
+
+def backend_of(model: Any) -> str:
+    """native, reference or torch."""
+    ops = model.engine.ops
+    module = getattr(ops, "__name__", type(ops).__module__).rsplit(".", 1)[-1]
+    return {"autograd": "torch"}.get(module, module)
+
+
+def _loop(session: Session) -> None:
+    leaving = False  # Ctrl-C was pressed at the empty prompt just before
+    while True:
+        session.terminal.command("\n")
+        draft, session.draft = session.draft, ""
+        try:
+            text = session.reader.read("› ", draft)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            if leaving:
+                return
+            leaving = True
+            session.note("Ctrl-C again or Ctrl-D leaves")
+            continue
+        leaving = False
+        if text.startswith("/") and not text.startswith("//"):
+            if slash.run(session, text):
+                return
+        elif text.strip():
+            session.ask(text.removeprefix("/") if text.startswith("//") else text)
+
+
+def _leave(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)

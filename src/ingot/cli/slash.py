@@ -1,0 +1,164 @@
+"""The slash commands of the interactive chat. Each takes the session and the rest of its line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ingot.cli import sampling
+from ingot.cli.terminal import harmless
+
+if TYPE_CHECKING:
+    from ingot.cli.interactive import Session
+
+_SWITCH = {"on": True, "off": False}
+
+
+def run(session: Session, line: str) -> bool:
+    """Run `/name rest`; True when the chat shall end. Errors are told, never raised."""
+    name, _, rest = line[1:].partition(" ")
+    if name in ("exit", "quit"):
+        return True
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        session.note(f"there is no /{name}; {f'did you mean /{close[0]}?' if close else '/help lists the commands'}")
+        return False
+    try:
+        COMMANDS[name][0](session, rest.strip())
+    except ValueError as error:
+        session.note(str(error))
+    except OSError as error:
+        session.note(f"{error.filename}: {error.strerror}" if error.errno else str(error))
+    return False
+
+
+def _help(session: Session, rest: str) -> None:
+    heads = {name: f"/{name} {argument}".rstrip() for name, (_, argument, _) in COMMANDS.items()}
+    room = max(map(len, heads.values()))
+    rows = [f"  {heads[name]:<{room}}  {what}" for name, (_, _, what) in COMMANDS.items()]
+    session.terminal.command("\n".join(rows) + "\n")
+    session.note("  A message that begins with a slash: //like this")
+
+
+def _new(session: Session, rest: str) -> None:
+    session.conversation.messages.clear()
+    session.last = None
+    session.note("a new conversation" + (" with the same system message" if session.conversation.system else ""))
+
+
+def _system(session: Session, rest: str) -> None:
+    if rest:
+        session.conversation.system = None if rest == "none" else rest
+    system = session.conversation.system
+    session.note(f"system: {system}" if system else "no system message")
+
+
+def _think(session: Session, rest: str) -> None:
+    if rest == "auto":
+        session.conversation.thinking = None
+    elif rest:
+        session.conversation.thinking = _switched("think", rest, "on, off or auto")
+    state = {None: "auto (as the model was made)", True: "on", False: "off"}[session.conversation.thinking]
+    session.note(f"thinking: {state}")
+
+
+def _fold(session: Session, rest: str) -> None:
+    session.fold = _switched("fold", rest, "on or off") if rest else not session.fold
+    session.note(f"thinking is {'folded' if session.fold else 'left on the screen'} when it is done")
+
+
+def _thoughts(session: Session, rest: str) -> None:
+    text = session.last.reasoning.strip() if session.last else ""
+    session.note(text or "the last answer came without thinking")
+
+
+def _regen(session: Session, rest: str) -> None:
+    text = session.conversation.take_back()
+    if text is None:
+        raise ValueError("there is nothing to answer yet")
+    session.ask(text)
+
+
+def _edit(session: Session, rest: str) -> None:
+    text = session.conversation.take_back()
+    if text is None:
+        raise ValueError("there is nothing to edit yet")
+    session.draft = text
+
+
+def _save(session: Session, rest: str) -> None:
+    path = _path(rest, "save")
+    session.conversation.save(path, overwrite=path in session.files)
+    session.files.add(path)
+    session.note(f"{len(session.conversation.for_model())} messages in {path}")
+
+
+def _load(session: Session, rest: str) -> None:
+    path = _path(rest, "load")
+    session.conversation.load(path)
+    session.files.add(path)
+    session.last = None
+    messages = session.conversation.messages
+    session.note(f"{len(session.conversation.for_model())} messages from {path}")
+    for message in messages[-2:]:
+        if isinstance(message.get("content"), str) and message["content"].strip():
+            mark = "› " if message["role"] == "user" else ""
+            session.terminal.write(f"{mark}{message['content']}\n")
+    if messages and messages[-1]["role"] != "assistant":
+        session.note("/regen answers the last message")
+
+
+def _params(session: Session, rest: str) -> None:
+    chosen = session.conversation.sampling
+    session.note((sampling.described(chosen) or "nothing is set") + " · everything else: the model's own values")
+    session.note("there are " + ", ".join(sampling.PARAMETERS))
+
+
+def _set(session: Session, rest: str) -> None:
+    name, _, value = rest.replace("=", " ", 1).partition(" ")
+    if not name:
+        raise ValueError("/set takes a name and a value, as in /set temperature 0.3; without a value the model's own")
+    if not value.strip():
+        sampling.parse(name, "1")  # for its error about an unknown name
+        session.conversation.sampling.pop(name.strip("-").replace("-", "_"), None)
+        session.note(f"{name}: the model's own value")
+        return
+    key, parsed = sampling.parse(name, value.strip())
+    session.conversation.sampling[key] = parsed
+    session.note(sampling.described({key: parsed}))
+
+
+def _exit(session: Session, rest: str) -> None:
+    """For the table; `run` knows it."""
+
+
+def _switched(name: str, text: str, rule: str) -> bool:
+    if text not in _SWITCH:
+        raise ValueError(f"/{name} is given {harmless(text)!r}; it takes {rule}")
+    return _SWITCH[text]
+
+
+def _path(text: str, command: str) -> Path:
+    if not text:
+        raise ValueError(f"/{command} takes a file name, as in /{command} talk.json")
+    return Path(text).expanduser()
+
+
+# name -> (function, its argument, what /help says)
+COMMANDS: dict[str, tuple[Callable[[Session, str], None], str, str]] = {
+    "help": (_help, "", "this list"),
+    "new": (_new, "", "forget the conversation and begin again"),
+    "system": (_system, "TEXT", "set the system message; 'none' removes it, nothing shows it"),
+    "think": (_think, "on|off|auto", "reason before answering, or not"),
+    "fold": (_fold, "on|off", "fold the reasoning to one line when it is done"),
+    "thoughts": (_thoughts, "", "show the reasoning of the last answer"),
+    "regen": (_regen, "", "answer the last message again"),
+    "edit": (_edit, "", "take back the last message and edit it"),
+    "save": (_save, "FILE", "write the messages as JSON"),
+    "load": (_load, "FILE", "go on with saved messages"),
+    "params": (_params, "", "show the sampling parameters that are set"),
+    "set": (_set, "NAME VALUE", "set one, as in /set temperature 0.3"),
+    "exit": (_exit, "", "leave"),
+}
