@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ingot.language_model import LanguageModel, load
+    from ingot.language_model import LanguageModel
+    from ingot.loading import load
 
 __version__ = "0.1.0"
 __all__ = ["LanguageModel", "__version__", "load"]
@@ -13,8 +14,12 @@ __all__ = ["LanguageModel", "__version__", "load"]
 
 def __getattr__(name: str) -> Any:
     # lazily: `import ingot` must not pay for numpy, the tokenizer and the kernels
-    if name in ("LanguageModel", "load"):
-        from ingot import language_model
+    if name == "load":
+        from ingot.loading import load
 
-        return getattr(language_model, name)
+        return load
+    if name == "LanguageModel":
+        from ingot.language_model import LanguageModel
+
+        return LanguageModel
     raise AttributeError(f"module 'ingot' has no attribute {name!r}")

@@ -1,0 +1,153 @@
+"""From a path or hub id to a running model: files, tokenizer, template, weights in an op set's own form, engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ingot.engine import Engine
+from ingot.language_model import LanguageModel
+from ingot.model import build
+from ingot.prompt import ChatTemplate, Tokenizer
+from ingot.spec import Weight
+from ingot.store import Checkpoint, Tensor, open_checkpoint, resolve
+
+BACKENDS = ("native", "torch", "reference")
+FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+
+
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    backend: str | None = None,
+    weights: str | None = None,
+    kv: str | None = None,
+    threads: int | None = None,
+    device: str | None = None,
+    accept: Iterable[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> LanguageModel:
+    """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled nugget.
+
+    backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference" (numpy). None:
+              native, or reference with a warning where the kernels were not built.
+    weights   "f32" or "bf16"; None keeps the stored dtype (fp16 becomes f32, the reference computes in f32).
+    kv        "f32", the only format of keys and values yet.
+    threads   of the native or torch backend; None: the CPUs this process may use.
+    accept    unknown config keys and patterns of extra tensors to tolerate.
+    progress  called with (bytes of weights read, bytes of weights in all) as they load.
+
+    Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
+    """
+    _one_of("backend", backend, BACKENDS)
+    _one_of("weights", weights, ("f32", "bf16"))
+    _one_of("kv", kv, ("f32",))
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise ValueError(f"threads is {threads!r}; it must be a positive number")
+    path = nugget_path() if model is None else resolve(model)
+    checkpoint = open_checkpoint(path, accept)
+    ops, fmt = _op_set(backend, weights or FORMATS[checkpoint.dtype], weights is not None, threads, device)
+    root = build(checkpoint.config, ops, _reader(checkpoint, progress), fmt)
+    has_tokenizer = any((path / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer = Tokenizer.from_directory(path) if has_tokenizer else None
+    engine = Engine(root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None)
+    template = ChatTemplate.from_directory(path) if tokenizer else None
+    defaults = _json(path / "generation_config.json")
+    return LanguageModel(path, engine, tokenizer, template, defaults, _eos_ids(path, defaults))
+
+
+def nugget_path() -> Path:
+    """The directory of the bundled model."""
+    return Path(str(resources.files("ingot.nugget")))
+
+
+def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{name} is {value!r}; {' or '.join(map(repr, allowed))} is allowed")
+
+
+def _op_set(backend: str | None, fmt: str, asked: bool, threads: int | None, device: str | None) -> tuple[Any, str]:
+    """The op set and the weight format it will hold."""
+    if device is not None and backend != "torch":
+        raise ValueError(f"device is {device!r}, which only backend='torch' has")
+    if backend == "torch":
+        return _torch(threads, device), fmt
+    if backend != "reference":
+        try:
+            from ingot.ops.native import OpSet
+
+            return OpSet(threads=threads), fmt
+        except ImportError as error:
+            if backend == "native":
+                raise ValueError(f"backend is 'native', but its kernels are not built: {error}") from None
+            warnings.warn(
+                "Ingot's native kernels are not built: using numpy, 10 to 100 times slower. `ingot doctor` tells why.",
+                stacklevel=3,
+            )
+            threads = None  # a preference about kernels that are not there
+    if threads is not None:
+        raise ValueError(f"threads is {threads}; the reference backend runs on numpy's own threads")
+    from ingot.ops import reference
+
+    return reference, fmt if asked else "f32"
+
+
+def _torch(threads: int | None, device: str | None) -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise ValueError("backend is 'torch', which is not installed\nhint: pip install 'ingot-lm[torch]'") from None
+    from ingot.ops.autograd import OpSet
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device is {device!r}, which torch cannot use here: {str(error).splitlines()[0]}") from None
+    return OpSet(device=device or "cpu")
+
+
+def _reader(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> Callable[[Weight], Tensor]:
+    """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not two."""
+    total = sum(w.size for w in checkpoint.table.values() if w.component == "text")
+    done, previous = 0, ""
+
+    def read(weight: Weight) -> Tensor:
+        nonlocal done, previous
+        if previous:
+            checkpoint.release(previous)
+        previous = weight.name
+        tensor = checkpoint.read(weight.name)
+        done += weight.size
+        if progress is not None:
+            progress(done, total)
+        return tensor
+
+    return read
+
+
+def _eos_ids(path: Path, generation: dict[str, Any]) -> tuple[int, ...]:
+    """End-of-sequence ids that the checkpoint's own files name."""
+    config = _json(path / "config.json")
+    places = (config, config.get("text_config") or {}, generation)
+    found = (place.get("eos_token_id") for place in places)
+    return tuple(i for ids in found for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}; a JSON object is needed")
+    return value

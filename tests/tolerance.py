@@ -1,0 +1,14 @@
+"""Every tolerance of the suite, each with its reason. Identities have none: they are tested with ==."""
+
+# Two fp32 implementations that sum in another order, through up to 8 random layers: 5e-6 of the logits' scale seen; the project
+# promises 2e-4.
+LOGITS_OF_SCALE = 2e-4
+
+# fp32 against an fp64 formula of the MTP head: one layer deep, 1e-6 seen.
+MTP_OF_SCALE = 1e-5
+
+# Reference against torch, whole models in fp32: chunked and token-by-token delta rules differ by rounding, 2e-6 seen.
+OP_SETS_OF_SCALE = 2e-5
+
+# One native operation against its numpy definition: sums of at most 1,100 fp32 terms in another order, 1e-6 seen.
+NATIVE_OP_OF_SCALE = 3e-6
