@@ -1,7 +1,8 @@
 """The operations on compiled kernels: fp32 activations, packed f32 or bf16 weights, the same bits on every CPU.
 
-`OpSet` has the functions of `ops.reference`, over a thread pool and one instruction set. Arrays are numpy float32; inputs must be
-C-contiguous, but for those the graph takes as slices (norms, gates and the delta rule's v), whose last axis must be.
+`OpSet` has the functions of `ops.reference`, over a thread pool and one instruction set. Arrays are numpy float32;
+inputs must be C-contiguous, but for those the graph takes as slices (norms, gates and the delta rule's v), whose last
+axis must be.
 Legend as in `ops.reference`; a vector has 16 lanes, so a packed matrix is panels of 16 outputs.
 """
 
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ingot import _native
+import ingot._native as _native
+from ingot.ops import reference
 from ingot.ops.reference import Node
 from ingot.ops.segments import PAGE, Segments
 
@@ -45,9 +47,9 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class Packed:
-    """A matrix leaf [O, I] in panels of 16 outputs: f32 [O/16, I, 16], bf16 [O/16, I/2, 16, 2] (pairs of inputs side by side).
+    """A matrix leaf [O, I] in panels of 16 outputs: f32 [O/16, I, 16], or bf16 [O/16, I/2, 16, 2].
 
-    Called, it maps x_TI to x @ weight.T.
+    In bf16 two inputs share 32 bits, so that one shift or mask widens 16 weights. Called, it maps x_TI to x @ weight.T.
     """
 
     def __init__(self, ops: OpSet, data: Array, shape: tuple[int, int], fmt: str) -> None:
@@ -60,13 +62,13 @@ class Packed:
 
 
 class OpSet:
-    """The native op set. `threads` None: every CPU this process may use; `isa` None: the best one (`available_isas()`)."""
+    """The native op set. `threads` None: every CPU this process may use; `isa` None: the best of `available_isas()`."""
 
     Node = Node
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads is {threads}; allowed are 1 to {MAX_THREADS}, or None for every CPU of this process")
+            raise ValueError(f"threads is {threads}; allowed are 1 to {MAX_THREADS}, or None for all the process has")
         self._context = _native.Context(threads or min(allowed_cpus(), MAX_THREADS), isa or "")
         self.isa: str = self._context.isa
         self.threads: int = self._context.threads
@@ -74,7 +76,7 @@ class OpSet:
     # leaves and pools
 
     def matrix(self, tensor: Any, fmt: str = "f32") -> Packed:
-        """A stored tensor [O, I] as a packed leaf; f32 to bf16 rounds to nearest even. Reads the tensor once, in order."""
+        """A stored tensor [O, I] as a packed leaf; f32 to bf16 rounds to nearest even. Reads it once, in order."""
         if fmt not in ("f32", "bf16"):
             raise ValueError(f"fmt is {fmt!r}; the native op set packs 'f32' or 'bf16'")
         if tensor.array.ndim != 2:
@@ -113,14 +115,8 @@ class OpSet:
         keys = np.zeros((pages, kv_heads, head_dim, PAGE), np.float32)
         return keys, np.zeros((pages, kv_heads, PAGE, head_dim), np.float32)
 
-    def copy_slot(self, pool: Array, src: int, dst: int) -> None:
-        """Row `dst` of a pool of tails or states becomes a copy of row `src`."""
-        pool[dst] = pool[src]
-
-    def copy_page(self, pool: tuple[Array, Array], src: int, dst: int) -> None:
-        """Page `dst` of a pair of K and V pools becomes a copy of page `src`."""
-        for part in pool:
-            part[dst] = part[src]
+    grow = staticmethod(reference.grow)
+    copy_row = staticmethod(reference.copy_row)
 
     # shapes only
 
