@@ -287,6 +287,14 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence(tmp_path, whole, damage, sent
     assert all(line.startswith("hint: ") for line in lines[1:]), "then a hint"
 
 
+def test_only_a_missing_head_gets_the_hint_about_tying(tmp_path):
+    make_checkpoint(tmp_path)
+    rewrite(tmp_path, lambda tensors: tensors.pop(UP))
+    with pytest.raises(ValueError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(caught.value).endswith("of the text model is missing")
+
+
 def test_what_is_not_a_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such directory"):
         open_checkpoint(tmp_path / "none")

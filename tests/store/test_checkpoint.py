@@ -157,6 +157,12 @@ def test_files_that_the_index_does_not_name_are_not_read(tmp_path):
     open_checkpoint(tmp_path)
 
 
+def test_beside_model_safetensors_no_other_file_is_read(tmp_path):
+    make_checkpoint(tmp_path)
+    (tmp_path / "optimizer.safetensors").write_bytes(b"anything")
+    assert open_checkpoint(tmp_path).has_mtp
+
+
 def test_a_directory_of_links_as_the_hub_cache_has_them(tmp_path):
     make_checkpoint(tmp_path / "blobs")
     shard(tmp_path / "blobs")
