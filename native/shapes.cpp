@@ -51,9 +51,9 @@ bool has_kind(nb::dlpack::dtype t, Kind kind) {
 
 // Strides are those of a C-contiguous array in the last `dims` dimensions.
 bool is_contiguous(const int64_t* shape, const int64_t* stride, size_t ndim, size_t dims) {
+  if (std::find(shape, shape + ndim, 0) != shape + ndim) return true;
   int64_t step = 1;
   for (size_t i = ndim; i > ndim - dims; --i) {
-    if (shape[i - 1] == 0) return true;
     if (shape[i - 1] != 1 && stride[i - 1] != step) return false;
     step *= shape[i - 1];
   }
@@ -89,14 +89,14 @@ bool Shapes::agrees(std::string_view word, int64_t size) {
 
 std::string Shapes::expected(std::string_view dims) const {
   std::vector<std::string> names, sizes;
-  bool known = true;
+  bool known = false;  // at least one
   for_words(dims, [&](std::string_view word) {
     names.emplace_back(word);
     const size_t slash = word.find('/');
     const int64_t* size = find(word.substr(0, slash));
     if (word[0] >= '0' && word[0] <= '9') sizes.emplace_back(word);
-    else if (!size) known = false, sizes.emplace_back("?");
-    else sizes.push_back(std::to_string(slash == word.npos ? *size : (*size + lanes - 1) / lanes));
+    else if (!size) sizes.emplace_back("?");
+    else known = true, sizes.push_back(std::to_string(slash == word.npos ? *size : (*size + lanes - 1) / lanes));
   });
   const std::string letters = join(names.size(), [&](size_t i) { return names[i]; });
   return known ? letters + " = " + join(sizes.size(), [&](size_t i) { return sizes[i]; }) : letters;

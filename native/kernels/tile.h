@@ -3,6 +3,15 @@
 // that go to memory and come back are the same numbers. Matmul, attention scores and attention values all run here.
 #pragma once
 
+// Register tiles are arrays that live in registers only if every loop over them is unrolled before anything else.
+#if defined(__clang__)
+#define INGOT_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define INGOT_UNROLL _Pragma("GCC unroll 16")
+#else
+#define INGOT_UNROLL
+#endif
+
 namespace ingot::INGOT_ISA {
 
 // Panels of float weights: panel p, step k at base + p * panel + k * row.
@@ -16,9 +25,12 @@ struct FloatPanels {
   void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
     for (int64_t k = k0; k < k1; ++k) {
       V w[C];
+      INGOT_UNROLL
       for (int c = 0; c < C; ++c) w[c] = load(base + c * panel + k * row);
+      INGOT_UNROLL
       for (int r = 0; r < R; ++r) {
         const V a = all(x[r * stride + k]);
+        INGOT_UNROLL
         for (int c = 0; c < C; ++c) sum[r][c] = fma(a, w[c], sum[r][c]);
       }
     }
@@ -37,6 +49,7 @@ struct FloatEdge {
   void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
     for (int64_t k = k0; k < k1; ++k) {
       const V w = load(base + k * row, count);
+      INGOT_UNROLL
       for (int r = 0; r < R; ++r) sum[r][0] = fma(all(x[r * stride + k]), w, sum[r][0]);
     }
   }
@@ -57,14 +70,17 @@ struct BfPanels {
     int64_t k = k0;
     for (; k + 1 < k1; k += 2, w += 2 * lanes) {
       V even[C];
+      INGOT_UNROLL
       for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
       step(x + k, stride, even, sum);
       V odd[C];
+      INGOT_UNROLL
       for (int c = 0; c < C; ++c) odd[c] = floats(load_pairs(w + c * panel) & high);
       step(x + k + 1, stride, odd, sum);
     }
     if (k < k1) {
       V even[C];
+      INGOT_UNROLL
       for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
       step(x + k, stride, even, sum);
     }
@@ -72,8 +88,10 @@ struct BfPanels {
 
   template <int R, int C>
   static void step(const float* x, int64_t stride, const V (&w)[C], V (&sum)[R][C]) {
+    INGOT_UNROLL
     for (int r = 0; r < R; ++r) {
       const V a = all(x[r * stride]);
+      INGOT_UNROLL
       for (int c = 0; c < C; ++c) sum[r][c] = fma(a, w[c], sum[r][c]);
     }
   }
@@ -87,11 +105,13 @@ struct Block {
 template <int R, int C, class Panels, class Sink>
 inline void register_tile(const Block& in, const Panels& w, const Sink& sink, int64_t row, int64_t panel) {
   V sum[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) sum[r][c] = sink.begin(row + r, panel + c);
+  INGOT_UNROLL
+  for (int r = 0; r < R; ++r) INGOT_UNROLL
+  for (int c = 0; c < C; ++c) sum[r][c] = sink.begin(row + r, panel + c);
   w.at(panel).template multiply<R, C>(in.x + row * in.stride, in.stride, in.k0, in.k1, sum);
-  for (int r = 0; r < R; ++r)
-    for (int c = 0; c < C; ++c) sink.end(row + r, panel + c, sum[r][c]);
+  INGOT_UNROLL
+  for (int r = 0; r < R; ++r) INGOT_UNROLL
+  for (int c = 0; c < C; ++c) sink.end(row + r, panel + c, sum[r][c]);
 }
 
 template <int R, class Panels, class Sink>
