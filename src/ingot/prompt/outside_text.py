@@ -14,7 +14,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}).") from error
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); it may be damaged or truncated.") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); it may be truncated.") from error
+        raise ValueError(f"{path} is not valid JSON ({error}); it may be damaged or truncated.") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds a JSON {type(value).__name__}; it must be an object.")
     return value
