@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `argv` (None: the process's); return the exit code: 0, 1 failure at run time, 2 bad input, 130 Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        _open_streams()
         code = _dispatch(words)
         sys.stdout.flush()
         return code
@@ -75,6 +76,15 @@ def _run(name: str, words: list[str]) -> int:
     _prepare(args.debug)
     code: int = command.run(args)
     return code
+
+
+def _open_streams() -> None:
+    """A shell can start us with closed streams (`>&-`); Python then has None in their places."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    if sys.stdout is None:
+        sys.stdout = sys.stderr
+        raise OSError("stdout is closed, nothing can be answered")
 
 
 def _prepare(debug: bool) -> None:

@@ -90,7 +90,7 @@ def load_model(args: argparse.Namespace) -> Any:
 def _prompt(text: str | None) -> str | None:
     """The prompt of -p or of stdin; None when a person sits at the terminal."""
     source = "--prompt"
-    if text == "-" or (text is None and not sys.stdin.isatty()):
+    if text == "-" or (text is None and not (sys.stdin and sys.stdin.isatty())):
         source, text = "stdin", _stdin()
     if text is None:
         return None
@@ -105,7 +105,7 @@ def _prompt(text: str | None) -> str | None:
 
 def _stdin() -> str:
     """All of stdin, without the last newline, which is the shell's."""
-    data = sys.stdin.buffer.read()
+    data = sys.stdin.buffer.read() if sys.stdin else b""  # None after `<&-`
     try:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:

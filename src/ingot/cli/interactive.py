@@ -100,9 +100,11 @@ def introduction(model: Any, name: str) -> str:
 
 
 def backend_of(model: Any) -> str:
-    """native, reference or torch."""
+    """`native avx2, 2 threads`, `reference` or `torch`."""
     ops = model.engine.ops
     module = getattr(ops, "__name__", type(ops).__module__).rsplit(".", 1)[-1]
+    if module == "native":
+        return f"native {ops.isa}, {ops.threads} thread{'' if ops.threads == 1 else 's'}"
     return {"autograd": "torch"}.get(module, module)
 
 

@@ -150,7 +150,7 @@ def _path(text: str, command: str) -> Path:
 COMMANDS: dict[str, tuple[Callable[[Session, str], None], str, str]] = {
     "help": (_help, "", "this list"),
     "new": (_new, "", "forget the conversation and begin again"),
-    "system": (_system, "TEXT", "set the system message; 'none' removes it, nothing shows it"),
+    "system": (_system, "TEXT", "set the system message; none removes it"),
     "think": (_think, "on|off|auto", "reason before answering, or not"),
     "fold": (_fold, "on|off", "fold the reasoning to one line when it is done"),
     "thoughts": (_thoughts, "", "show the reasoning of the last answer"),

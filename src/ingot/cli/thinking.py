@@ -92,7 +92,7 @@ def wrap(text: str, room: int) -> list[str]:
     """
     rows, row, used, blank = [], "", 0, -1
     for character in text:
-        if used + width(character) > room:
+        while row and used + width(character) > room:
             kept, rest = (row[: blank + 1], row[blank + 1 :]) if blank >= 0 else (row, "")
             rows.append(kept)
             row, used, blank = rest, sum(map(width, rest)), -1
