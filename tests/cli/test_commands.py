@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import ingot
 import pytest
+
+import ingot
 from ingot.cli import COMMANDS, main
 from tests.cli.run_ingot import environment, run
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.cli.run_ingot import command, environment, run
 from tests.cli.scripted import CALL, ESCAPES, THOUGHT
 
@@ -27,7 +28,7 @@ def test_a_named_model_is_not_introduced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["chat", "-p", "-"], ["chat"], ["chat", "--system", "Be brief."]])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_the_prompt_comes_from_stdin(words: list[str], end: bytes) -> None:
-    done = run(*words, stdin="messages".encode() + end)
+    done = run(*words, stdin=b"messages" + end)
     system = "system: Be brief. | " if "--system" in words else ""
     assert done.stdout.decode() == f"{system}user: messages\n"
 
@@ -64,7 +65,22 @@ def test_tool_calls_are_lines_of_json(tmp_path: Path) -> None:
 
 
 def test_parameters_reach_the_model_as_they_were_given() -> None:
-    words = "--temperature 0.5 --top-k 7 --min-p 0.1 --seed 3 --stop END --stop FIN --max-tokens 9".split()
+    words = [
+        "--temperature",
+        "0.5",
+        "--top-k",
+        "7",
+        "--min-p",
+        "0.1",
+        "--seed",
+        "3",
+        "--stop",
+        "END",
+        "--stop",
+        "FIN",
+        "--max-tokens",
+        "9",
+    ]
     expected = {"temperature": 0.5, "top_k": 7, "min_p": 0.1, "seed": 3, "stop": ["END", "FIN"], "max_tokens": 9}
     assert run("chat", "-p", "sampling", *words).stdout.decode().strip() == repr(sorted(expected.items()))
     assert run("chat", "-p", "sampling").stdout.decode().strip() == "[]"

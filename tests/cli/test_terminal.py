@@ -9,11 +9,11 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from ingot.cli import terminal as terminal_module
 from ingot.cli.progress import Progress
 from ingot.cli.terminal import Terminal, harmless, width
 from ingot.cli.thinking import MARGIN, ROWS, ThinkingView, wrap
-
 from tests.cli.small_screen import SmallScreen
 
 COLUMNS = 40

@@ -16,6 +16,7 @@ from typing import Any
 GIB = 2**30
 COMPILER_HINT = "install a C++20 compiler and repeat `pip install --no-cache-dir --force-reinstall ingot-lm`"
 NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "prompt_toolkit")
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 CGROUPS = ("/sys/fs/cgroup/{}", "/sys/fs/cgroup/memory/{}")
 
 
@@ -37,8 +38,7 @@ def software() -> Iterator[Finding]:
     place = str(Path(ingot.__file__).parent)
     yield Finding("ingot", "ok", f"{ingot.__version__} in {place}", data={"version": ingot.__version__, "path": place})
     python = f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})"
-    state = "ok" if sys.version_info >= (3, 11) else "failure"
-    yield Finding("python", state, python, data={"version": platform.python_version()})
+    yield Finding("python", "ok", python, data={"version": platform.python_version()})
     yield Finding("platform", "info", f"{platform.platform()}, {platform.machine()}")
 
 
@@ -135,13 +135,11 @@ def _memory() -> tuple[int, int, int]:
 
 def _cpu_quota() -> float:
     """Processors that the control group grants; 0: no limit."""
-    for path in ("/sys/fs/cgroup/cpu.max",):
-        try:
-            quota, period = Path(path).read_text().split()
-            return 0.0 if quota == "max" else int(quota) / int(period)
-        except (OSError, ValueError):
-            continue
-    return 0.0
+    try:
+        quota, period = Path(CPU_QUOTA).read_text().split()
+    except (OSError, ValueError):
+        return 0.0
+    return 0.0 if quota == "max" else int(quota) / int(period)
 
 
 def _first_number(*names: str) -> int:
