@@ -76,6 +76,7 @@ class Engine:
         sampler = Sampler(request.sampling, ids, self.vocabulary, seed)
         sequence = self.states.open()
         try:
+            self.states.reserve(sequence, len(ids))  # at once: growing slice by slice would copy the pages again and again
             for part, at in _slices(ids, request.position, STEP_TOKENS):
                 row = self._run(sequence, part, at, np.array([len(part) - 1]))
             if request.position is not None:

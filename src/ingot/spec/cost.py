@@ -9,6 +9,8 @@ from ingot.spec.weights import weights_table
 
 FORMAT_BYTES = {"f32": 4, "bf16": 2}
 PANEL = 16  # the native layout pads a matrix to whole panels of 16 output rows
+# What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B (tests/model/test_official_size.py).
+ALLOCATOR_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def memory(config: Config, fmt: str, step_tokens: int, components: tuple[str, ..
     tail = (text.linear_conv_kernel_dim - 1) * text.conv_dim
     kv = 2 * text.num_key_value_heads * text.head_dim
     full = len(text.layer_types) - linear + ("mtp" in components)
-    return Memory(weights, 4 * linear * (delta + tail), 4 * full * kv, 4 * _workspace(config, step_tokens))
+    workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES
+    return Memory(weights, 4 * linear * (delta + tail), 4 * full * kv, workspace)
 
 
 def _stored_bytes(shape: tuple[int, ...], role: str, fmt: str) -> int:

@@ -1,0 +1,50 @@
+"""The official 0.8B configuration with random bf16 weights: loads, generates, within the memory that is announced."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ingot.spec import official
+from ingot.store import write_random_checkpoint
+
+pytestmark = pytest.mark.slow
+
+MEASURE = """
+import json, os, resource, sys
+import ingot
+from ingot.engine import STEP_TOKENS
+from ingot.engine.engine import Engine
+from ingot.spec.cost import memory
+import ingot.loading, ingot.ops.native, ingot.prompt
+
+def resident():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+
+before = resident()
+m = ingot.load(sys.argv[1], backend="native", threads=2)
+loaded = resident()
+ids = [(i * 7919) % 240_000 for i in range(1000)]
+out = m.generate(ids, max_tokens=24, temperature=0)
+peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+need = memory(m.config, "bf16", STEP_TOKENS)
+tokens = -(-1024 // 64) * 64
+u = out.usage
+print(json.dumps(dict(before=before, loaded=loaded, peak=peak, weights=need.weights, state=need.state, kv=need.kv_token * tokens,
+    workspace=need.workspace, tokens=len(out.ids), prefill_s=u.prefill_s, decode_tokens_per_second=u.tokens_per_second)))
+"""
+
+
+def test_08b_generates_in_the_announced_memory(tmp_path):
+    pytest.importorskip("ingot.ops.native", reason="the native kernels are not built")
+    path = write_random_checkpoint(tmp_path / "0.8b", official("0.8b"), mtp=True, vision=False)
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
+    seen = json.loads(done.stdout)
+    print(seen)
+    assert seen["tokens"] == 24
+    announced = seen["weights"] + seen["state"] + seen["kv"] + seen["workspace"]
+    assert seen["peak"] - seen["before"] <= announced
