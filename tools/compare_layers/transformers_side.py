@@ -1,0 +1,177 @@
+"""The other side: what transformers computes for the same ids, under the names of `recording`.
+
+Modules are observed by forward hooks; what is a function there (convolution, delta rule, rotation, attention) by replacing it
+in its module while the model runs. Nothing of transformers is computed differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ingot.spec import Config
+from ingot.store import Checkpoint
+from tools.compare_layers.recording import Recording
+
+Array = np.ndarray
+MIXERS = ("linear_attn", "self_attn")
+# What is neither a module nor a function there, but is what a matrix is given.
+PRODUCTS = {"self_attn.o_proj": "self_attn.gated", "mlp.down_proj": "mlp.silu_mul"}
+
+
+def run_transformers(checkpoint: Checkpoint, ids: Sequence[int]) -> Recording:
+    """Every intermediate [T, ...] of transformers' model of the checkpoint's directory, fp32, one pass, no cache.
+
+    Raises ValueError when transformers is not installed or does not find a weight of the text model in the files.
+    """
+    torch, transformers, modeling = _import()
+    config = checkpoint.config
+    with _quiet(transformers):
+        model = _load(torch, transformers, checkpoint.path, config)
+        observer = _Observer(model, config)
+        with observer.watching(modeling), torch.no_grad():
+            model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+    return Recording(observer.values, passes=(0,), checkpoint=checkpoint)
+
+
+def _import() -> tuple[Any, Any, Any]:
+    try:
+        import torch
+        import transformers
+        from transformers.models.qwen3_5 import modeling_qwen3_5
+    except ImportError as error:
+        raise ValueError(
+            f"against is 'transformers', which cannot be loaded here: {error}\nhint: pip install 'ingot-lm[test]'"
+        ) from None
+    return torch, transformers, modeling_qwen3_5
+
+
+def _load(torch: Any, transformers: Any, path: Path, config: Config) -> Any:
+    kind = transformers.Qwen3_5ForCausalLM if config.text_only else transformers.Qwen3_5ForConditionalGeneration
+    model, info = kind.from_pretrained(path, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    # what it does not find it draws at random, and says so in a log line only
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
+    if missing:
+        raise ValueError(
+            f"{path}: transformers {transformers.__version__} finds no weight {missing[0]!r} ({len(missing)} missing) "
+            "and would compare random numbers"
+        )
+    return model.eval()
+
+
+class _Observer:
+    """Hooks on one model and what they saw; `_path` is the mixer that is running."""
+
+    def __init__(self, model: Any, config: Config) -> None:
+        self.values: dict[str, Array] = {}
+        self._model, self._text, self._path = model, config.text, ""
+        self._normalised = 0  # calls of l2norm since the mixer began
+
+    @contextmanager
+    def watching(self, modeling: Any) -> Iterator[None]:
+        """Hooks and replacements in place, and gone again afterwards."""
+        hooks = []
+        for name, module in self._model.named_modules():
+            hooks.append(module.register_forward_hook(self._result_of(name)))
+            if name.rsplit(".", 1)[-1] in MIXERS:
+                hooks.append(module.register_forward_pre_hook(self._enter(name)))
+        replaced = {}
+        for name, watch in self._functions().items():
+            if hasattr(modeling, name):  # in a version without it, the tensor is listed as not compared
+                replaced[name] = getattr(modeling, name)
+                setattr(modeling, name, _watched(replaced[name], watch))
+        try:
+            yield
+        finally:
+            for name, original in replaced.items():
+                setattr(modeling, name, original)
+            for hook in hooks:
+                hook.remove()
+
+    def _result_of(self, name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if name.endswith("rotary_emb"):
+                cos, sin = output
+                pairs = cos.shape[-1] // 2  # each angle stands twice, for the two halves of a rotated head
+                self._write(f"{name}.cos", cos[0, :, :pairs])
+                self._write(f"{name}.sin", sin[0, :, :pairs])
+                return
+            first = output[0] if isinstance(output, tuple) else output
+            if name and hasattr(first, "detach"):
+                # one norm is given its heads as rows, without the batch
+                self._write(name, first[0] if first.dim() > 2 else first)
+            for matrix, word in PRODUCTS.items():
+                if name.endswith(matrix):
+                    self._write(name.removesuffix(matrix) + word, args[0][0])
+
+        return hook
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(module: Any, args: Any) -> None:
+            self._path, self._normalised = name, 0
+
+        return hook
+
+    def _functions(self) -> dict[str, Callable[..., None]]:
+        """Name of each function of the modeling file that is watched, and what is done with its arguments and result."""
+        return {
+            "causal_conv1d_fn": self._conv,
+            "torch_chunk_gated_delta_rule": self._delta_rule,
+            "l2norm": self._l2_norm,
+            "apply_rotary_pos_emb": self._rope,
+            "eager_attention_forward": self._attention,
+        }
+
+    def _conv(self, c_1CT: Any, *args: Any, **kwargs: Any) -> None:
+        self._write(f"{self._path}.conv1d", c_1CT[0].T)
+
+    def _delta_rule(self, result: Any, *args: Any, **kwargs: Any) -> None:
+        self._write(f"{self._path}.log_decay", kwargs["g"][0])
+        self._write(f"{self._path}.beta", kwargs["beta"][0])
+        self._write(f"{self._path}.delta_rule", result[0][0])
+
+    def _l2_norm(self, x_1HTK: Any, *args: Any, **kwargs: Any) -> None:
+        """Called for q, then for k, already repeated to the value heads; q gets its K ** -0.5 later, but in Ingot here."""
+        text, word = self._text, ("q", "k")[self._normalised % 2]
+        repeat = text.linear_num_value_heads // text.linear_num_key_heads
+        scale = text.linear_key_head_dim**-0.5 if word == "q" else 1.0
+        self._normalised += 1
+        self._write(f"{self._path}.{word}_l2norm", x_1HTK[0, ::repeat].transpose(0, 1) * scale)
+
+    def _rope(self, result: Any, *args: Any, **kwargs: Any) -> None:
+        for word, x_1HTE in zip(("q_rope", "k_rope"), result, strict=True):
+            self._write(f"{self._path}.{word}", x_1HTE[0].transpose(0, 1))
+
+    def _attention(self, result: Any, *args: Any, **kwargs: Any) -> None:
+        self._write(f"{self._path}.attention", result[0][0])
+
+    def _write(self, name: str, x: Any) -> None:
+        self.values[name] = x.detach().float().cpu().numpy().copy()
+
+
+def _watched(function: Callable[..., Any], watch: Callable[..., None]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        watch(result, *args, **kwargs)
+        return result
+
+    return run
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without its progress bars and notes: what matters of them is raised as an error."""
+    log = transformers.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
