@@ -250,6 +250,11 @@ def test_names_that_cannot_be_saved(tmp_path, tensors, sentence):
     assert sentence in str(caught.value)
 
 
+def test_a_layout_with_an_unknown_dtype(tmp_path):
+    with pytest.raises(ValueError, match="tensor 'x' has dtype 'F31', which is not one of BOOL, U8"):
+        SafetensorsWriter(tmp_path / "f", {"x": ("F31", (2, 3))})
+
+
 def test_a_failed_write_keeps_the_old_file(tmp_path):
     save_safetensors(tmp_path / "f", [("t", normal(5))])
     before = (tmp_path / "f").read_bytes()
