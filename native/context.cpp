@@ -99,11 +99,15 @@ void Context::delta_gates(const DeltaGates& op, int64_t tokens) {
 }
 
 void Context::causal_conv1d(const Conv& op) {
-  const int64_t parts = tiles_of(op.channels, conv_channels);
-  pool_.run(op.seg.count * parts, [&](int64_t t, int) {
-    const int64_t channel = t % parts * conv_channels;
-    kernels_.causal_conv1d(op, t / parts, channel, std::min<int64_t>(conv_channels, op.channels - channel));
-  });
+  std::vector<Tile> tiles;
+  for (int64_t s = 0; s < op.seg.count; ++s)
+    for (int t = 0; t < tokens_of(op.seg, s); t += conv_tokens)
+      for (int group = 0; group < tiles_of(op.channels, conv_channels); ++group)
+        tiles.push_back({int32_t(s), group, t, std::min(conv_tokens, int(tokens_of(op.seg, s)) - t)});
+  const Scratch scratch(threads(), conv_channels * op.width);
+  pool_.run(int64_t(tiles.size()),
+            [&](int64_t t, int thread) { kernels_.causal_conv1d(op, tiles[size_t(t)], scratch.of(thread)); });
+  if (op.tail) pool_.run(op.seg.count, [&](int64_t s, int) { kernels_.keep_tail(op, s); });
 }
 
 void Context::gated_delta_rule(const DeltaRule& op) {

@@ -11,13 +11,14 @@
 
 namespace ingot {
 
-inline constexpr int lanes = 16;           // floats in one vector, on every instruction set
-inline constexpr int page_keys = 64;       // keys in a page, and in a block of the softmax
-inline constexpr int conv_channels = 128;  // channels in one convolution tile: 512 bytes of every token's row
-inline constexpr int conv_max_width = 16;  // taps: bounds the tile's buffer of weights
-inline constexpr int linear_panels = 4;    // panels of 16 outputs in one matmul tile
-inline constexpr int linear_rows = 240;    // rows in one matmul tile: a multiple of every register tile
-inline constexpr int attention_rows = 64;  // (token, head) rows in one attention tile
+inline constexpr int lanes = 16;            // floats in one vector, on every instruction set
+inline constexpr int page_keys = 64;        // keys in a page, and in a block of the softmax
+inline constexpr int conv_channels = 1024;  // channels in one convolution tile: a memory page of a token's row
+inline constexpr int conv_tokens = 16;      // tokens in one convolution tile: its weights are spread once for them
+inline constexpr int conv_max_width = 16;   // taps: bounds the tile's buffer of weights
+inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile
+inline constexpr int linear_rows = 240;     // rows in one matmul tile: a multiple of every register tile
+inline constexpr int attention_rows = 64;   // (token, head) rows in one attention tile
 
 enum class Format : int { f32, bf16 };
 
@@ -115,7 +116,9 @@ struct Kernels {
   void (*sigmoid_mul)(const Elementwise&, int64_t row, int64_t rows);
   void (*rope)(const Rope&, int64_t token, int64_t tokens);
   void (*delta_gates)(const DeltaGates&, int64_t token, int64_t tokens);
-  void (*causal_conv1d)(const Conv&, int64_t segment, int64_t channel, int64_t channels);
+  // tile.head: a group of conv_channels channels. scratch: conv_channels * W floats.
+  void (*causal_conv1d)(const Conv&, const Tile&, float* scratch);
+  void (*keep_tail)(const Conv&, int64_t segment);
   // tile: head, and first = a strip of 16 values; `strips` says how many follow. scratch: strips * K * 16 floats.
   void (*gated_delta_rule)(const DeltaRule&, const Tile&, float* scratch);
   int delta_strips;  // strips a tile should take together: what the registers hold

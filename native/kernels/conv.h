@@ -7,59 +7,77 @@ namespace ingot::INGOT_ISA {
 
 // Rows before the segment: the tail keeps the last W - 1 rows of u; a segment that starts at 0 has zeros there.
 struct ConvHistory {
-  const float* u;     // row 0 of the segment, at this tile's first channel
-  const float* tail;  // or null
-  const float* zeros;
+  const float* u;     // row 0 of the segment
+  const float* tail;  // or null: zeros
   int64_t channels, width;
 
   const float* row(int64_t t) const {
     if (t >= 0) return u + t * channels;
-    return tail ? tail + (t + width - 1) * channels : zeros;
+    return tail ? tail + (t + width - 1) * channels : nullptr;
   }
 };
 
-// [channels][W] to [channels / 16][W][16].
-inline void spread_taps(const float* weight, int64_t width, int64_t channels, float* taps) {
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t j = 0; j < width; ++j) taps[(c / lanes * width + j) * lanes + c % lanes] = weight[c * width + j];
+inline ConvHistory conv_history(const Conv& op, int32_t segment) {
+  const float* u = op.u + op.seg.offset[segment] * op.channels;
+  const int64_t slot = op.seg.slot[segment], size = (op.width - 1) * op.channels;
+  const bool fresh = !op.tail || slot < 0 || op.seg.start[segment] == 0;
+  return {u, fresh ? nullptr : op.tail + slot * size, op.channels, op.width};
 }
 
+// Weights [channels][W] as [channels / 16][W][16].
+inline void spread_taps(const float* weight, int64_t width, int64_t channels, float* taps) {
+  for (int64_t c = 0; c < channels; c += lanes, weight += lanes * width) {
+    const int64_t n = channels - c < lanes ? channels - c : lanes;
+    for (int64_t j = 0; j < width; ++j, taps += lanes)
+      for (int64_t lane = 0; lane < lanes; ++lane) taps[lane] = lane < n ? weight[lane * width + j] : 0.0f;
+  }
+}
+
+// One token. W is the width when the compiler knows it, or 0. A null row is zeros.
+template <int W>
 inline void conv_token(const float* const* rows, const float* taps, int64_t width, int64_t channels, float* y) {
+  const int64_t count = W > 0 ? W : width;
   each_vector(channels, [&](int64_t c, int n) {
     V sum = zero();
-    for (int64_t j = 0; j < width; ++j) sum = fma(load(taps + c * width + j * lanes), load_part(rows[j] + c, n), sum);
+    for (int64_t j = 0; j < count; ++j) {
+      const V u = W == 0 && !rows[j] ? zero() : load_part(rows[j] + c, n);
+      sum = fma(load(taps + c * count + j * lanes), u, sum);
+    }
     store_part(y + c, silu(sum), n);
   });
 }
 
-// New tail row r is row T - (W - 1) + r. Ascending r only reads tail rows that are still old.
-inline void keep_tail(const ConvHistory& past, int64_t tokens, int64_t channels, float* tail) {
-  for (int64_t r = 0; r < past.width - 1; ++r) {
-    const float* from = past.row(tokens - (past.width - 1) + r);
-    float* to = tail + r * past.channels;
-    for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+// tile: tokens of one segment; head counts groups of conv_channels. taps: scratch of conv_channels * W floats.
+inline void causal_conv1d(const Conv& op, const Tile& tile, float* taps) {
+  const ConvHistory past = conv_history(op, tile.segment);
+  const int64_t channel = int64_t(tile.head) * conv_channels, left = op.channels - channel;
+  const int64_t channels = left < conv_channels ? left : conv_channels;
+  spread_taps(op.weight + channel * op.width, op.width, channels, taps);
+  const float* rows[conv_max_width];
+  for (int64_t t = tile.first; t < tile.first + tile.count; ++t) {
+    bool whole = true;
+    for (int64_t j = 0; j < op.width; ++j) {
+      const float* row = past.row(t - (op.width - 1) + j);
+      rows[j] = row ? row + channel : nullptr;
+      whole &= row != nullptr;
+    }
+    float* y = op.y + (op.seg.offset[tile.segment] + t) * op.channels + channel;
+    if (op.width == 4 && whole) conv_token<4>(rows, taps, 4, channels, y);
+    else conv_token<0>(rows, taps, op.width, channels, y);
   }
 }
 
-inline void causal_conv1d(const Conv& op, int64_t segment, int64_t channel, int64_t channels) {
-  alignas(64) float taps[conv_channels * conv_max_width];
-  alignas(64) float zeros[conv_channels];
-  for (int64_t c = 0; c < conv_channels * op.width; ++c) taps[c] = 0.0f;
-  for (float& z : zeros) z = 0.0f;
-  spread_taps(op.weight + channel * op.width, op.width, channels, taps);
-
-  const int64_t first = op.seg.offset[segment], tokens = op.seg.offset[segment + 1] - first;
-  const int32_t slot = op.seg.slot[segment];
-  float* tail = op.tail && slot >= 0 ? op.tail + slot * (op.width - 1) * op.channels + channel : nullptr;
-  const bool fresh = op.seg.start[segment] == 0;
-  const ConvHistory past{op.u + first * op.channels + channel, fresh ? nullptr : tail, zeros, op.channels, op.width};
-
-  const float* rows[conv_max_width];
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t j = 0; j < op.width; ++j) rows[j] = past.row(t - (op.width - 1) + j);
-    conv_token(rows, taps, op.width, channels, op.y + (first + t) * op.channels + channel);
+// The tail becomes the last W - 1 rows of the past and the segment's u. Ascending r reads only tail rows that are
+// still old. Runs after every tile of the segment.
+inline void keep_tail(const Conv& op, int64_t segment) {
+  const ConvHistory past = conv_history(op, int32_t(segment));
+  const int64_t tokens = op.seg.offset[segment + 1] - op.seg.offset[segment], slot = op.seg.slot[segment];
+  if (!op.tail || slot < 0 || tokens == 0) return;
+  for (int64_t r = 0; r < op.width - 1; ++r) {
+    const float* from = past.row(tokens - (op.width - 1) + r);
+    float* to = op.tail + (slot * (op.width - 1) + r) * op.channels;
+    for (int64_t c = 0; c < op.channels; ++c) to[c] = from ? from[c] : 0.0f;
   }
-  if (tail && tokens > 0) keep_tail(past, tokens, channels, tail);
 }
 
 }  // namespace ingot::INGOT_ISA

@@ -50,12 +50,15 @@ struct DeltaSweep {
 
   void step(int64_t i, V (&o)[N], V (&p)[N]) const {
     const V key = all(k[i]), query = all(q[i]), next = More ? all(next_k[i]) : zero();
+    // every load before any store: strips lie a multiple of 4 KiB apart, and a load that follows a store to the same
+    // offset in another page waits for it
+    V s[N];
+    for (int n = 0; n < N; ++n) s[n] = decay * load(state + n * strip + i * lanes);
     for (int n = 0; n < N; ++n) {
-      float* at = state + n * strip + i * lanes;
-      const V s = fma(key, delta[n], decay * load(at));
-      store(at, s);
-      o[n] = fma(s, query, o[n]);
-      if constexpr (More) p[n] = fma(s, next, p[n]);
+      s[n] = fma(key, delta[n], s[n]);
+      store(state + n * strip + i * lanes, s[n]);
+      o[n] = fma(s[n], query, o[n]);
+      if constexpr (More) p[n] = fma(s[n], next, p[n]);
     }
   }
   void run(int64_t size, Strips<N>& o, Strips<N>& p) const {

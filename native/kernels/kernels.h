@@ -24,6 +24,7 @@ const Kernels kernels{
     rope,
     delta_gates,
     causal_conv1d,
+    keep_tail,
     gated_delta_rule,
     delta_strips,
     store_keys,

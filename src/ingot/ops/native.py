@@ -22,6 +22,7 @@ from ingot.ops.segments import PAGE, Segments
 Array = np.ndarray
 
 LANES = 16  # hardware: floats in one AVX-512 register; every instruction set computes in vectors of this length
+CACHE_LINE = 64
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 STORED = {"F32": "f32", "BF16": "bf16"}
 
@@ -39,11 +40,20 @@ def allowed_cpus() -> int:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """np.empty that begins on a cache line: a vector load then never touches two."""
+    """np.empty that begins on a cache line: an aligned load or store of a vector never touches two."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    first = -raw.ctypes.data % 64
-    return raw[first : first + size].view(dtype).reshape(shape)
+    return _aligned(np.empty(size + CACHE_LINE, np.uint8), size).view(dtype).reshape(shape)
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> Array:
+    """float32 zeros that begin on a cache line; pages are not touched before they are used."""
+    size = int(np.prod(shape)) * 4
+    return _aligned(np.zeros(size + CACHE_LINE, np.uint8), size).view(np.float32).reshape(shape)
+
+
+def _aligned(raw: Array, size: int) -> Array:
+    first = -raw.ctypes.data % CACHE_LINE
+    return raw[first : first + size]
 
 
 class Packed:
@@ -108,14 +118,18 @@ class OpSet:
 
     def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""
-        return np.zeros((slots, heads, -(-value_dim // LANES), key_dim, LANES), np.float32)
+        return aligned_zeros((slots, heads, -(-value_dim // LANES), key_dim, LANES))
 
     def kv_pool(self, pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
         """Zeros for the pages of K [pages, G, E, 64] and of V [pages, G, 64, E]."""
-        keys = np.zeros((pages, kv_heads, head_dim, PAGE), np.float32)
-        return keys, np.zeros((pages, kv_heads, PAGE, head_dim), np.float32)
+        return aligned_zeros((pages, kv_heads, head_dim, PAGE)), aligned_zeros((pages, kv_heads, PAGE, head_dim))
 
-    grow = staticmethod(reference.grow)
+    def grow(self, pool: Array, rows: int) -> Array:
+        """A pool with the same contents and zeroed rows up to `rows`."""
+        larger = aligned_zeros((rows, *pool.shape[1:]))
+        larger[: len(pool)] = pool
+        return larger
+
     copy_row = staticmethod(reference.copy_row)
 
     # shapes only
