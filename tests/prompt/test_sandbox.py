@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,12 @@ def test_time_is_bounded() -> None:
         environment.from_string(LOOPS["loops"]).render()
 
 
-def test_every_rendering_has_its_own_budget() -> None:
-    source = "{% for i in range(90000) %}{% for j in range(11) %}{% endfor %}{% endfor %}done"
-    assert [render(HI, template=source) for _ in range(3)] == ["done"] * 3
+def test_every_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingot.prompt.sandbox.Sandbox", partial(Sandbox, steps=100))
+    source = "{% for i in range(n) %}{% endfor %}done"
+    assert [render(HI, template=source, n=90) for _ in range(3)] == ["done"] * 3
+    with pytest.raises(ValueError, match="template was stopped: it takes more than 100 loop turns"):
+        render(HI, template=source, n=110)
 
 
 def test_a_long_conversation_is_within_the_bounds() -> None:

@@ -152,12 +152,13 @@ class OutputParser:
 
     def _take_closer(self) -> bool:
         """Right after a call: its `</tool_call>`, and closing tags written twice."""
-        for tag in _CALL_CLOSERS:
-            end = self._ahead.tag(self._ahead.at, tag)
-            if end is not None:
-                self._ahead.at = end
-                return True
-        return False
+        ahead = self._ahead
+        if not ahead.any_tag(ahead.at, *_CALL_CLOSERS):
+            return False
+        ends = [end for tag in _CALL_CLOSERS if (end := ahead.tag(ahead.at, tag)) is not None]
+        ahead.at = ends[0] if ends else len(ahead.text)  # the answer ends inside the closing tag
+        self._content.drop_held()
+        return True
 
     def _leave_reasoning(self, at: int) -> None:
         self._reasoning.drop_held()

@@ -25,6 +25,7 @@ class ValueReader:
         self._own_line = False  # the value begins on a line of its own, as the template writes it
         self._empty = True
         self._quotes = False  # opening tags were part of the value
+        self._quoted_calls = 0  # that the value has opened itself and not yet closed
 
     def read(self, ahead: Lookahead) -> bool:
         """Reads up to the next `<` and over it; True when that ends the value, with the cursor behind its end."""
@@ -43,11 +44,18 @@ class ValueReader:
             return False
         end = self._end(ahead, stop, newline or (stop == start and self._empty))
         if end is None:
-            self._quotes = self._quotes or any(ahead.tag(stop, tag) is not None for tag in _OPENERS)
+            self._note_quoted(ahead, stop)
             self._take(ahead, stop + 1)
         else:
             ahead.at = end
         return end is not None
+
+    def _note_quoted(self, ahead: Lookahead, at: int) -> None:
+        opened = ahead.tag(at, "<tool_call>")
+        called = opened is not None and ahead.tag(ahead.spaces(opened), "<function=") is not None  # else only mentioned
+        closed = ahead.tag(at, "</tool_call>") is not None
+        self._quotes = self._quotes or any(ahead.tag(at, tag) is not None for tag in _OPENERS)
+        self._quoted_calls = max(self._quoted_calls + called - closed, 0)
 
     def _take(self, ahead: Lookahead, end: int) -> None:
         if end > ahead.at:
@@ -85,8 +93,9 @@ class ValueReader:
         if self._parameter_follows(ahead, at):
             return after
         closed = ahead.tag(at, "</function>")
-        ends = self._call_ends(ahead, ahead.spaces(closed), or_next=True) if closed is not None else ahead.ends(at)
-        return after if ends else None
+        if closed is None:
+            return after if ahead.ends(at) else None
+        return after if self._call_ends(ahead, ahead.spaces(closed), or_next=self._quoted_calls == 0) else None
 
     def _parameter_follows(self, ahead: Lookahead, at: int) -> bool:
         start = ahead.tag(at, "<parameter=")
@@ -98,7 +107,7 @@ class ValueReader:
 
     def _call_ends(self, ahead: Lookahead, at: int, or_next: bool = False) -> bool:
         """Whether the answer ends at `at`, past `</function>`, with `</tool_call>` or without; or the next call starts.
-        For a value that quotes calls itself the latter counts only if the value had its own closing tag (or_next)."""
+        For a value that quotes markup the latter counts only if it had its own closing tag and quotes no open call."""
         closed = ahead.tag(at, "</tool_call>")
         if closed is None:
             return ahead.ended and ahead.any_tag(at, "</tool_call>")
