@@ -1,7 +1,7 @@
 """Every tolerance of the suite, each with its reason. Identities have none: they are tested with ==."""
 
-# Two fp32 implementations that sum in another order, through up to 8 random layers: 5e-6 of the logits' scale seen; the project
-# promises 2e-4.
+# Two fp32 implementations that sum in another order, through up to 8 random layers: 5e-6 of the logits' scale seen; the
+# project promises 2e-4.
 LOGITS_OF_SCALE = 2e-4
 
 # fp32 against an fp64 formula of the MTP head: one layer deep, 1e-6 seen.

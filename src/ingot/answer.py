@@ -43,7 +43,8 @@ class Usage:
 
 @dataclass
 class Completion:
-    """A continued text. `ids` includes the stop id, `text` neither it nor the stop string; finish_reason "stop" or "length"."""
+    """A continued text. `ids` includes the stop id, `text` neither it nor the stop string; finish_reason "stop" or
+    "length"."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -53,7 +54,8 @@ class Completion:
 
 @dataclass
 class ChatCompletion:
-    """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not think."""
+    """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not
+    think."""
 
     content: str = ""
     reasoning: str | None = None
@@ -74,8 +76,8 @@ class ChatCompletion:
 
 
 class Stream(Generic[P, C]):
-    """Iterate for the pieces; `completion` fills up meanwhile and is whole at the end. Closing or leaving it early frees the
-    model; `completion.finish_reason` is None then."""
+    """Iterate for the pieces; `completion` fills up meanwhile and is whole at the end. Closing or leaving it early
+    frees the model; `completion.finish_reason` is None then."""
 
     def __init__(self, pieces: Iterator[P], completion: C) -> None:
         self._pieces, self.completion = pieces, completion

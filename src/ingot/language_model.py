@@ -18,9 +18,17 @@ from ingot.spec.presets import sampling_preset
 
 Messages = Sequence[Mapping[str, Any]]
 # What a checkpoint's generation_config.json may set for us; the rest of it configures other libraries.
-SAMPLING_FIELDS = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-# Tokens an answer may have unless the caller says: a raw continuation may never stop by itself; a conversation does, and the
-# model cards advise 32k.
+SAMPLING_FIELDS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+)
+# Tokens an answer may have unless the caller says: a raw continuation may never stop by itself; a conversation does,
+# and the model cards advise 32k.
 GENERATE_TOKENS, CHAT_TOKENS = 256, 32_768
 
 
@@ -55,8 +63,8 @@ class LanguageModel:
     ) -> Prompt:
         """The token ids and positions of a text (as it is) or of messages (rendered by the checkpoint's chat template).
 
-        thinking None keeps the template's default; `variables` go to the template. Control tokens written in the text are
-        control tokens, as everywhere in this ecosystem.
+        thinking None keeps the template's default; `variables` go to the template. Control tokens written in the text
+        are control tokens, as everywhere in this ecosystem.
         """
         tokenizer = self._tokenizer()
         if not isinstance(text, str):
@@ -65,7 +73,8 @@ class LanguageModel:
         return Prompt(ids, _text_positions(len(ids)), text)
 
     def logits(self, prompt: str | Sequence[int] | Prompt, chunk: int | None = None) -> np.ndarray:
-        """float32 [T, vocab_size]: each token's prediction of the next. `chunk` tokens a pass: 1 decodes, None picks."""
+        """float32 [T, vocab_size]: each token's prediction of the next. `chunk` tokens a pass: 1 decodes, None
+        picks."""
         prompt = self._prompt(prompt)
         return self.engine.logits(prompt.ids, prompt.positions, chunk)
 
@@ -81,10 +90,10 @@ class LanguageModel:
     ) -> Any:
         """The continuation of a text or ids: a Completion, or with stream=True a Stream of strings.
 
-        `sampling`: temperature (0: greedy), top_k, top_p, min_p, presence_penalty, frequency_penalty, repetition_penalty, seed;
-        what is not given comes from generation_config.json or else the model card. Ends at a stop id of the model, at
-        `stop` strings or `stop_token_ids`, after max_tokens (256), or at the end of the context. A prompt given as ids may
-        lack a tokenizer: the text is then empty.
+        `sampling`: temperature (0: greedy), top_k, top_p, min_p, presence_penalty, frequency_penalty,
+        repetition_penalty, seed; what is not given comes from generation_config.json or else the model card. Ends at a
+        stop id of the model, at `stop` strings or `stop_token_ids`, after max_tokens (256), or at the end of the
+        context. A prompt given as ids may lack a tokenizer: the text is then empty.
         """
         prompt = self._prompt(prompt)
         stops = StopText(checked_stops(stop))
@@ -108,8 +117,8 @@ class LanguageModel:
     ) -> Any:
         """The next turn of a conversation: a ChatCompletion, or with stream=True a Stream of `Delta`s.
 
-        Messages and tools are OpenAI's. Sampling as in `generate`, by the card's values for the thinking mode. `stop` strings
-        are looked for in the content, not in reasoning or tool calls.
+        Messages and tools are OpenAI's. Sampling as in `generate`, by the card's values for the thinking mode. `stop`
+        strings are looked for in the content, not in reasoning or tool calls.
         """
         prompt = self.encode(messages, tools, thinking)
         thinks = opens_thinking(prompt.text)
@@ -149,7 +158,7 @@ class LanguageModel:
         self, tokens: Iterator[int], request: Request, stops: StopText, parser: OutputParser, completion: ChatCompletion
     ) -> Iterator[Delta]:
         ended, decoder = False, StreamDecoder(self._tokenizer())
-        reasoning = parser.thinking
+        reasoning = bool(parser.thinking)
         for token in tokens:
             ended = token in request.stop_ids
             if ended:
@@ -177,7 +186,9 @@ class LanguageModel:
         for i in stop_token_ids:
             if not isinstance(i, int | np.integer) or isinstance(i, bool):
                 raise ValueError(f"stop_token_ids holds {i!r}; token ids are integers")
-        return Request(prompt.ids, prompt.positions, sampling, max_tokens, self.stop_ids | set(map(int, stop_token_ids)))
+        return Request(
+            prompt.ids, prompt.positions, sampling, max_tokens, self.stop_ids | set(map(int, stop_token_ids))
+        )
 
     def _sampling(self, thinking: bool, given: Mapping[str, Any]) -> SamplingParams:
         unknown = sorted(set(given) - {*SAMPLING_FIELDS, "seed"})
@@ -199,7 +210,9 @@ class LanguageModel:
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise ValueError(f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text")
+            raise ValueError(
+                f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
+            )
         return self.tokenizer
 
 

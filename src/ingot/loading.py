@@ -33,9 +33,11 @@ def load(
     accept: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
-    """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled nugget.
+    """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled
+    nugget.
 
-    backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference" (numpy). None:
+    backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference"
+    (numpy). None:
               native, or reference with a warning where the kernels were not built.
     weights   "f32" or "bf16"; None keeps the stored dtype (fp16 becomes f32, the reference computes in f32).
     kv        "f32", the only format of keys and values yet.
@@ -115,7 +117,8 @@ def _torch(threads: int | None, device: str | None) -> Any:
 
 
 def _reader(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> Callable[[Weight], Tensor]:
-    """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not two."""
+    """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not
+    two."""
     total = sum(w.size for w in checkpoint.table.values() if w.component == "text")
     done, previous = 0, ""
 

@@ -51,11 +51,18 @@ def draw_text_config(seed: int) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, seed: int, dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
-    """Write a random checkpoint as transformers saves it: odd seeds tied, every third multimodal; weights large enough to matter."""
+    """Write a random checkpoint as transformers saves it: odd seeds tied, every third multimodal; weights large enough
+    to matter."""
     torch.manual_seed(seed)
     text = draw_text_config(seed) | changes
     if seed % 3 == 2:
-        vision = {"depth": 1, "hidden_size": 24, "num_heads": 2, "intermediate_size": 30, "out_hidden_size": text["hidden_size"]}
+        vision = {
+            "depth": 1,
+            "hidden_size": 24,
+            "num_heads": 2,
+            "intermediate_size": 30,
+            "out_hidden_size": text["hidden_size"],
+        }
         tie = text["tie_word_embeddings"]
         config = Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=tie)
         model = Qwen3_5ForConditionalGeneration(config)

@@ -26,7 +26,12 @@ RAW: dict[str, Any] = {
     "linear_value_head_dim": 20,
     "mtp_num_hidden_layers": 1,
     "tie_word_embeddings": False,
-    "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [2, 2, 2], "rope_type": "default"},
+    "rope_parameters": {
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 2, 2],
+        "rope_type": "default",
+    },
 }
 
 

@@ -1,4 +1,5 @@
-"""One token, one result: on the native op set a logits row has the same bits however it was computed. No tolerance anywhere."""
+"""One token, one result: on the native op set a logits row has the same bits however it was computed. No tolerance
+anywhere."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ def test_instruction_sets_threads_and_formats(isa, fmt):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_any_schedule_of_a_ragged_batch_equals_each_alone(data):
-    """Sequences of different lengths, advanced by random amounts in random company, with slots and pages dealt at random."""
+    """Sequences of different lengths, advanced by random amounts in random company, with slots and pages dealt at
+    random."""
     lengths = data.draw(st.lists(st.integers(1, 100), min_size=1, max_size=4), label="lengths")
     sequences_ids = [np.roll(IDS, 11 * n)[:length] for n, length in enumerate(lengths)]
     states = StatePool(OPS, CONFIG)

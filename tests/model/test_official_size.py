@@ -34,8 +34,10 @@ peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 need = memory(m.config, "bf16", STEP_TOKENS)
 tokens = -(-1024 // 64) * 64
 u = out.usage
-print(json.dumps(dict(before=before, loaded=loaded, peak=peak, weights=need.weights, state=need.state, kv=need.kv_token * tokens,
-    workspace=need.workspace, tokens=len(out.ids), prefill_s=u.prefill_s, decode_tokens_per_second=u.tokens_per_second)))
+print(json.dumps(dict(before=before, loaded=loaded, peak=peak, weights=need.weights, state=need.state, kv=need.kv_token
+* tokens,
+    workspace=need.workspace, tokens=len(out.ids), prefill_s=u.prefill_s,
+    decode_tokens_per_second=u.tokens_per_second)))
 """
 
 

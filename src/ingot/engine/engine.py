@@ -16,8 +16,8 @@ from ingot.engine.sampler import Sampler, SamplingParams
 from ingot.engine.sequence import StatePool
 from ingot.spec import Config
 
-# Tokens a prefill pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on 0.8B the
-# activations of 256 tokens are 25 MB).
+# Tokens a prefill pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on
+# 0.8B the activations of 256 tokens are 25 MB).
 STEP_TOKENS = 256
 
 
@@ -33,7 +33,8 @@ class Request:
 
 
 class Engine:
-    """A model, its op set and the states of its sequences. `vocabulary` ids may be generated (rows beyond it are padding)."""
+    """A model, its op set and the states of its sequences. `vocabulary` ids may be generated (rows beyond it are
+    padding)."""
 
     def __init__(self, root: Any, ops: Any, config: Config, vocabulary: int | None = None) -> None:
         self.root, self.ops, self.config = root, ops, config
@@ -53,21 +54,30 @@ class Engine:
             raise ValueError(f"chunk is {chunk!r}; it must be a positive number of tokens a pass")
         sequence = self.states.open()
         try:
-            passes = [self._run(sequence, part, at, None) for part, at in _slices(tokens, position, chunk or STEP_TOKENS)]
+            passes = [
+                self._run(sequence, part, at, None) for part, at in _slices(tokens, position, chunk or STEP_TOKENS)
+            ]
         finally:
             self.states.close(sequence)
         return np.concatenate(passes)
 
     def generate(self, request: Request) -> Iterator[int]:
-        """The continuation's ids one by one, the stop id included; ends after it, after max_tokens, or when the context is full.
+        """The continuation's ids one by one, the stop id included; ends after it, after max_tokens, or when the context
+        is full.
 
         The request is checked before the first pass; closing the iterator (or Ctrl-C) frees its state.
         """
         ids = self._checked(request.ids)
-        if not isinstance(request.max_tokens, int | np.integer) or isinstance(request.max_tokens, bool) or request.max_tokens < 1:
+        if (
+            not isinstance(request.max_tokens, int | np.integer)
+            or isinstance(request.max_tokens, bool)
+            or request.max_tokens < 1
+        ):
             raise ValueError(f"max_tokens is {request.max_tokens!r}; it must be a positive number of tokens")
         if len(ids) >= self.context:
-            raise ValueError(f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer")
+            raise ValueError(
+                f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer"
+            )
         return self._generate(request, ids)
 
     def _generate(self, request: Request, ids: np.ndarray) -> Iterator[int]:
@@ -76,7 +86,9 @@ class Engine:
         sampler = Sampler(request.sampling, ids, self.vocabulary, seed)
         sequence = self.states.open()
         try:
-            self.states.reserve(sequence, len(ids))  # at once: growing slice by slice would copy the pages again and again
+            self.states.reserve(
+                sequence, len(ids)
+            )  # at once: growing slice by slice would copy the pages again and again
             for part, at in _slices(ids, request.position, STEP_TOKENS):
                 row = self._run(sequence, part, at, np.array([len(part) - 1]))
             if request.position is not None:

@@ -1,7 +1,8 @@
-"""Choosing the next token. A choice is a function of the logits, the parameters, the sequence's ids, the seed and the index of the
-token in the answer: it can be replayed anywhere.
+"""Choosing the next token. A choice is a function of the logits, the parameters, the sequence's ids, the seed and the
+index of the token in the answer: it can be replayed anywhere.
 
-No libm and no order-dependent sum is used: `exp` is written out in IEEE operations, sums run left to right, ties go to the lower id.
+No libm and no order-dependent sum is used: `exp` is written out in IEEE operations, sums run left to right, ties go to
+the lower id.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ MASK64 = 2**64 - 1
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose: temperature 0 is greedy. Penalties come first, then temperature, top_k, top_p, min_p, as in Hugging Face.
+    """How to choose: temperature 0 is greedy. Penalties come first, then temperature, top_k, top_p, min_p, as in
+    Hugging Face.
 
     presence and frequency penalties count the answer's own tokens (OpenAI), repetition_penalty the prompt's too (HF).
     Raises ValueError naming the parameter, its value and its range.
@@ -73,8 +75,8 @@ def _mix(x: int) -> int:
 
 
 class Sampler:
-    """The sampler of one request; `prompt_ids` counts for repetition_penalty, `vocabulary` ids may be chosen (the rows beyond
-    the tokenizer are padding)."""
+    """The sampler of one request; `prompt_ids` counts for repetition_penalty, `vocabulary` ids may be chosen (the rows
+    beyond the tokenizer are padding)."""
 
     def __init__(self, params: SamplingParams, prompt_ids: np.ndarray, vocabulary: int, seed: int) -> None:
         self.params, self.seed = params, seed
@@ -87,7 +89,9 @@ class Sampler:
         """The next token's id; ValueError when the logits hold NaN (damaged weights), rather than a silent token 0."""
         scores = self._penalised(logits_Z[: len(self._count)].astype(np.float64))
         if np.isnan(scores).any():
-            raise ValueError("the logits hold NaN: the weights are damaged or overflow\nhint: run with weights='f32' to find out")
+            raise ValueError(
+                "the logits hold NaN: the weights are damaged or overflow\nhint: run with weights='f32' to find out"
+            )
         token = self._choose(scores)
         self._seen[token] = True
         self._count[token] += 1
@@ -141,7 +145,8 @@ _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # 
 
 
 def exp(x: np.ndarray) -> np.ndarray:
-    """e^x of float64 values <= 0 in IEEE operations only, so that every machine gives the same bits (numpy's exp does not)."""
+    """e^x of float64 values <= 0 in IEEE operations only, so that every machine gives the same bits (numpy's exp does
+    not)."""
     x = np.maximum(x, -700.0)
     n = np.rint(x * 1.4426950408889634)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW

@@ -1,4 +1,5 @@
-"""What one sequence remembers: its slot of the recurrent pools, its pages of keys and values, its length and rope delta.
+"""What one sequence remembers: its slot of the recurrent pools, its pages of keys and values, its length and rope
+delta.
 
 A recurrent state cannot be truncated, only copied: hence verbs, not indices.
 """
@@ -17,7 +18,8 @@ from ingot.spec import Config
 
 @dataclass
 class Sequence:
-    """A running sequence. `rope_delta` is what its positions lag behind its length (pictures take fewer positions than tokens)."""
+    """A running sequence. `rope_delta` is what its positions lag behind its length (pictures take fewer positions than
+    tokens)."""
 
     slot: int
     length: int = 0
@@ -70,7 +72,8 @@ class StatePool:
         sequence.pages += [self._free_pages.pop() for _ in range(wanted)]
 
     def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int) -> Segments:
-        """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next ones."""
+        """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
+        ones."""
         self.reserve(sequence, sequence.length + tokens)
         if position_3T is None:
             first = sequence.length + sequence.rope_delta

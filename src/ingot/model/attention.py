@@ -17,11 +17,12 @@ from ingot.spec import TextConfig
 
 @composite
 def attention_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, kv: Any = None) -> Any:
-    """y_TD of one gated attention layer; `kv` is the layer's pair of page pools, or None to see the pass's own keys only.
+    """y_TD of one gated attention layer; `kv` is the layer's pair of page pools, or None to see the pass's own keys
+    only.
 
-        q, gate = x W_q (per head: E query rows, then E gate rows)       k, v = x W_k, x W_v
-        o = attention(rope(norm(q)), rope(norm(k)), v) * sigmoid(gate)
-        y = o W_o
+    q, gate = x W_q (per head: E query rows, then E gate rows)       k, v = x W_k, x W_v
+    o = attention(rope(norm(q)), rope(norm(k)), v) * sigmoid(gate)
+    y = o W_o
     """
     dim, tokens = w.config.text.head_dim, x_TD.shape[0]
     q, k, v = ops.linears(x_TD, w.q_proj, w.k_proj, w.v_proj)
@@ -36,10 +37,11 @@ def attention_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, kv: Any 
 
 @lru_cache(maxsize=16)
 def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
-    """inv_freq_N (fp32) and axis_N: frequency theta^(-n / N), and the axis (0 T, 1 H, 2 W) whose position it multiplies.
+    """inv_freq_N (fp32) and axis_N: frequency theta^(-n / N), and the axis (0 T, 1 H, 2 W) whose position it
+    multiplies.
 
-    Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares. In decimal arithmetic, so that every
-    platform's libm gives the same bits.
+    Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares. In decimal arithmetic, so
+    that every platform's libm gives the same bits.
     """
     rope, count = text.rope_parameters, text.rotary_dim // 2
     with localcontext() as context:

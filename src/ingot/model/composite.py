@@ -1,4 +1,5 @@
-"""Two small things every part of the graph uses: a norm leaf applied, and the seam at which an op set may fuse a part."""
+"""Two small things every part of the graph uses: a norm leaf applied, and the seam at which an op set may fuse a
+part."""
 
 from __future__ import annotations
 

@@ -29,10 +29,11 @@ class Targets:
 def causal_lm(
     ops: Any, w: Any, ids_T: Any, seg: Any, pools: Pools | None = None, rows: Any = None, targets: Targets | None = None
 ) -> Any:
-    """logits_RZ of the given rows (all when None); with `targets`, the pair of summed losses (trunk, MTP head or 0) instead.
+    """logits_RZ of the given rows (all when None); with `targets`, the pair of summed losses (trunk, MTP head or 0)
+    instead.
 
-    `pools` None means zero state in, nothing kept: training and scoring. The loss is computed in here because a sharded head
-    is whole only inside the root's call.
+    `pools` None means zero state in, nothing kept: training and scoring. The loss is computed in here because a sharded
+    head is whole only inside the root's call.
     """
     seg = ops.segments(seg)
     rotary = ops.rotary(seg.position, *rope_frequencies(w.config.text))

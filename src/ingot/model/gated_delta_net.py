@@ -18,7 +18,8 @@ def delta_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, pool: Any = None) -> Any:
         o = delta_rule(q/|q| K^-1/2, k/|k|, v, decay(a), sigmoid(b))
         y = (norm(o) * silu(z)) W_out
 
-    Head counts come from the arrays, so a tensor-parallel shard runs the same lines. Source: Gated Delta Networks, fig. 1.
+    Head counts come from the arrays, so a tensor-parallel shard runs the same lines. Source: Gated Delta Networks, fig.
+    1.
     """
     text = w.config.text
     key_dim, value_dim = text.linear_key_head_dim, text.linear_value_head_dim

@@ -1,4 +1,5 @@
-"""The multi-token-prediction head: one attention layer that, from the trunk's output and the next token, guesses the one after."""
+"""The multi-token-prediction head: one attention layer that, from the trunk's output and the next token, guesses the
+one after."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ def mtp(ops: Any, w: Any, table: Any, hidden_TD: Any, next_ids_T: Any, seg: Any,
         u = [norm(E[x[i+1]]) | norm(hidden[i])] W_fc          embedding first
         y = norm(layer(u))
 
-    `hidden` is taken AFTER the trunk's final norm: the residual before it drafts fluently and is accepted less. To draft
-    further, feed y and the drafted token again.
+    `hidden` is taken AFTER the trunk's final norm: the residual before it drafts fluently and is accepted less. To
+    draft further, feed y and the drafted token again.
     """
     embedding = norm(ops, w.pre_fc_norm_embedding, ops.embed(table, next_ids_T))
     hidden = norm(ops, w.pre_fc_norm_hidden, hidden_TD)

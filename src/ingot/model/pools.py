@@ -13,7 +13,8 @@ from ingot.spec.config import FULL
 class Pools:
     """What the layers of one model remember of up to `slots` sequences, in the op set's own layout.
 
-    `layers[i]` is (conv tail, delta state) for a linear layer and (k pages, v pages) for a full one; `mtp` the head's pages.
+    `layers[i]` is (conv tail, delta state) for a linear layer and (k pages, v pages) for a full one; `mtp` the head's
+    pages.
     """
 
     layers: tuple[tuple[Any, Any], ...]

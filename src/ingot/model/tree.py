@@ -1,7 +1,8 @@
 """The tree of weights: Hugging Face's names as attribute paths, each node a callable that runs its part of the graph.
 
-`tree.model.layers[3].mlp.gate_proj` is a matrix leaf that is called, never indexed: it may be packed, sharded or adapted. Under
-torch the nodes are `nn.Module`s, so that `state_dict()` is the checkpoint and hooks, adapters and compile find what they expect.
+`tree.model.layers[3].mlp.gate_proj` is a matrix leaf that is called, never indexed: it may be packed, sharded or
+adapted. Under torch the nodes are `nn.Module`s, so that `state_dict()` is the checkpoint and hooks, adapters and
+compile find what they expect.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def build(
 ) -> Any:
     """The root node of the model, whose call is `causal_lm`.
 
-    `read` gives the stored tensor of a row of the weights table; the op set turns it into its own leaf, matrices in format
-    `fmt`. `components` chooses among "text" and "mtp".
+    `read` gives the stored tensor of a row of the weights table; the op set turns it into its own leaf, matrices in
+    format `fmt`. `components` chooses among "text" and "mtp".
     """
     nested: dict[str, Any] = {}
     for weight in weights_table(config).values():
@@ -38,7 +39,9 @@ def build(
     return _node(config, ops, read, fmt, "", nested)
 
 
-def _node(config: Config, ops: Any, read: Callable[[Weight], Any], fmt: str, name: str, children: dict[str, Any]) -> Any:
+def _node(
+    config: Config, ops: Any, read: Callable[[Weight], Any], fmt: str, name: str, children: dict[str, Any]
+) -> Any:
     if "0" in children:  # numbered children: a list, in order
         return ops.items([_node(config, ops, read, fmt, n, children[n]) for n in sorted(children, key=int)])
     weight = children.get("weight")

@@ -1,8 +1,9 @@
-"""The op set over torch tensors: differentiable, for training and for GPUs. Same functions as `reference`, which defines them.
+"""The op set over torch tensors: differentiable, for training and for GPUs. Same functions as `reference`, which
+defines them.
 
-The gated delta rule is in its chunk-parallel form (Gated DeltaNet, sec. 3.3): tokens of every run are gathered into chunks of
-`chunk` tokens, everything inside a chunk is batched matmuls, and only the hop from chunk to chunk is sequential. Runs never share
-a chunk, so packed documents cannot leak into one another.
+The gated delta rule is in its chunk-parallel form (Gated DeltaNet, sec. 3.3): tokens of every run are gathered into
+chunks of `chunk` tokens, everything inside a chunk is batched matmuls, and only the hop from chunk to chunk is
+sequential. Runs never share a chunk, so packed documents cannot leak into one another.
 
 T tokens · S runs · N chunks of B tokens · H value heads, G key or KV heads, K key dim, V value dim, E head dim.
 """
@@ -58,7 +59,9 @@ class TorchSegments:
     run: Tensor  # long [T]      the run of each token
     chunk: Tensor  # long [N,B]    token of each place; T where a chunk has none
     unchunk: Tensor  # long [T]     place of each token in the flat [N*B]
-    active: tuple[int, ...]  # runs that still have a chunk at each step; chunks are ordered step by step, longest run first
+    active: tuple[
+        int, ...
+    ]  # runs that still have a chunk at each step; chunks are ordered step by step, longest run first
     order: tuple[int, ...]  # run of each row of the first step
     padded: Tensor  # long [S,L]    token of each place of the runs side by side; T where a run has ended
     unpad: Tensor  # long [T]
@@ -67,8 +70,8 @@ class TorchSegments:
 class OpSet:
     """The operations over torch tensors on `device`; `trainable` says whether leaves collect gradients.
 
-    `chunk` is the most tokens a chunk of the delta rule holds (short runs take less): 64 suits the official key dim of 128, a
-    small model wants about half its key dim.
+    `chunk` is the most tokens a chunk of the delta rule holds (short runs take less): 64 suits the official key dim of
+    128, a small model wants about half its key dim.
     """
 
     Node = Node
@@ -119,7 +122,9 @@ class OpSet:
         if isinstance(seg, TorchSegments):
             return seg
         tables = _tables(seg, self.chunk)
-        tensors = {k: torch.from_numpy(v).long().to(self.device) if isinstance(v, np.ndarray) else v for k, v in tables.items()}
+        tensors = {
+            k: torch.from_numpy(v).long().to(self.device) if isinstance(v, np.ndarray) else v for k, v in tables.items()
+        }
         return TorchSegments(host=seg, **tensors)
 
     def host(self, x: Tensor) -> np.ndarray:
@@ -186,14 +191,22 @@ class OpSet:
     # -- the two mixers' cores
 
     def gated_delta_rule(
-        self, q_TGK: Tensor, k_TGK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor,
-        seg: TorchSegments, state: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        q_TGK: Tensor,
+        k_TGK: Tensor,
+        v_THV: Tensor,
+        log_decay_TH: Tensor,
+        beta_TH: Tensor,
+        seg: TorchSegments,
+        state: Tensor | None = None,
+    ) -> Tensor:
         repeat = v_THV.shape[1] // q_TGK.shape[1]
         q, k = (x.float().repeat_interleave(repeat, dim=1) for x in (q_TGK, k_TGK))
-        chunks = [_Move.apply(x, seg.chunk, seg.unchunk) for x in (q, k, v_THV.float(), log_decay_TH, beta_TH)]
+        q, k, v, g, beta = (
+            _Move.apply(x, seg.chunk, seg.unchunk) for x in (q, k, v_THV.float(), log_decay_TH, beta_TH)
+        )
         first = None if state is None else _read_states(state, seg)
-        o_NBHV, last = _chunked_delta_rule(*chunks, seg.active, first)
+        o_NBHV, last = _chunked_delta_rule(q, k, v, g, beta, seg.active, first)
         if state is not None:
             state[torch.as_tensor(seg.host.slot[list(seg.order)]).long().to(state.device)] = last
         return _Move.apply(o_NBHV.flatten(0, 1), seg.unchunk, seg.chunk).to(v_THV.dtype)
@@ -208,8 +221,11 @@ class OpSet:
         o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=seg.host.causal, enable_gqa=True)
         return _Move.apply(o.transpose(1, 2).flatten(0, 1), seg.unpad, seg.padded)
 
-    def cross_entropy(self, x_TD: Tensor, head: Callable[[Tensor], Tensor], target_T: Tensor, weight_T: Tensor) -> Tensor:
-        """sum_t weight[t] * -log softmax(x[t] head)[target[t]], in row chunks whose logits are recomputed in the backward."""
+    def cross_entropy(
+        self, x_TD: Tensor, head: Callable[[Tensor], Tensor], target_T: Tensor, weight_T: Tensor
+    ) -> Tensor:
+        """sum_t weight[t] * -log softmax(x[t] head)[target[t]], in row chunks whose logits are recomputed in the
+        backward."""
         rows = max(1, LOGITS_AT_ONCE // head.weight.shape[0])  # type: ignore[attr-defined]
 
         def part(x: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -230,14 +246,22 @@ def _tables(seg: Segments, chunk: int) -> dict[str, Any]:
     order = order[lengths[order] > 0]
     counts = -(-lengths // size)
     active = [int((counts > n).sum()) for n in range(counts.max(initial=0))]
-    places = [_places(int(seg.offset[s]) + n * size, int(seg.offset[s + 1]), size, tokens)
-              for n, count in enumerate(active) for s in order[:count]]  # fmt: skip
+    places = [
+        _places(int(seg.offset[s]) + n * size, int(seg.offset[s + 1]), size, tokens)
+        for n, count in enumerate(active)
+        for s in order[:count]
+    ]
     padded = [_places(int(seg.offset[s]), int(seg.offset[s + 1]), longest, tokens) for s in range(len(lengths))]
     return {
-        "position": seg.position, "run": np.repeat(np.arange(len(lengths)), lengths), "active": tuple(active), "order": tuple(int(s) for s in order),
-        "chunk": np.array(places), "unchunk": _inverse(places, tokens),
-        "padded": np.array(padded), "unpad": _inverse(padded, tokens),
-    }  # fmt: skip
+        "position": seg.position,
+        "run": np.repeat(np.arange(len(lengths)), lengths),
+        "active": tuple(active),
+        "order": tuple(int(s) for s in order),
+        "chunk": np.array(places),
+        "unchunk": _inverse(places, tokens),
+        "padded": np.array(padded),
+        "unpad": _inverse(padded, tokens),
+    }
 
 
 def _places(start: int, stop: int, size: int, none: int) -> np.ndarray:
@@ -253,8 +277,8 @@ def _inverse(places: list[np.ndarray], tokens: int) -> np.ndarray:
 
 
 class _Move(torch.autograd.Function):
-    """Rows of x moved to `there` (index len(x): a row of zeros). `back` undoes it, so the gradient is a gather too: the scatter
-    that autograd would use costs five times as much on a CPU."""
+    """Rows of x moved to `there` (index len(x): a row of zeros). `back` undoes it, so the gradient is a gather too: the
+    scatter that autograd would use costs five times as much on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
@@ -262,7 +286,7 @@ class _Move(torch.autograd.Function):
         return _rows(x, there)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         there, back = ctx.saved_tensors
         return _rows(grad.flatten(0, there.dim() - 1), back).flatten(0, back.dim() - 1), None, None
 
@@ -284,10 +308,11 @@ def _rotate(x_THE: Tensor, cos_TN: Tensor, sin_TN: Tensor) -> Tensor:
 def _chunked_delta_rule(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, active: tuple[int, ...], first: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """o_NBHV and the last state of each run (rows in the order of the first step), from [N,B,H,...] chunks; state is [S,H,K,V].
+    """o_NBHV and the last state of each run (rows in the order of the first step), from [N,B,H,...] chunks; state is
+    [S,H,K,V].
 
-    With G the running sum of g inside a chunk and L_ij = exp(G_i - G_j) for i >= j, the B corrections of a chunk solve a unit
-    triangular system, which splits into a part that needs no state (U) and one that multiplies it (W):
+    With G the running sum of g inside a chunk and L_ij = exp(G_i - G_j) for i >= j, the B corrections of a chunk solve
+    a unit triangular system, which splits into a part that needs no state (U) and one that multiplies it (W):
         (I + tril(beta k k^T L, -1)) [U | W] = beta [v | e^G k]
         delta = U - W S;     o = e^G q S + (q k^T L) delta;     S <- e^G_B S + (e^(G_B - G) k)^T delta
     """
@@ -295,7 +320,9 @@ def _chunked_delta_rule(
     G, beta = g.transpose(1, 2).cumsum(-1), beta.transpose(1, 2)[..., None]  # [N,H,B], [N,H,B,1]
     size = G.shape[-1]
     lower = torch.ones(size, size, dtype=torch.bool, device=G.device).tril()
-    L = (G[..., :, None] - G[..., None, :]).masked_fill(~lower, -torch.inf).exp()  # masked first: e^(positive) overflows
+    L = (
+        (G[..., :, None] - G[..., None, :]).masked_fill(~lower, -torch.inf).exp()
+    )  # masked first: e^(positive) overflows
     system = (beta * (k @ k.transpose(-1, -2)) * L).tril(-1)
     right = beta * torch.cat([v, G.exp()[..., None] * k], dim=-1)
     solved = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)
@@ -351,8 +378,12 @@ def _paged_attention(q: Tensor, k: Tensor, v: Tensor, seg: Segments, kv: tuple[T
         for pool, fresh in zip(kv, (k, v), strict=True):
             pool[page[start:], row[start:]] = fresh[rows].to(pool.dtype)
         keys, values = (pool[page, row].transpose(0, 1).to(q.dtype) for pool in kv)
-        seen = torch.arange(total, device=q.device)[None] <= start + torch.arange(total - start, device=q.device)[:, None]
+        seen = (
+            torch.arange(total, device=q.device)[None] <= start + torch.arange(total - start, device=q.device)[:, None]
+        )
         mask = seen if seg.causal else None
-        o = F.scaled_dot_product_attention(q[rows].transpose(0, 1)[None], keys[None], values[None], mask, enable_gqa=True)
+        o = F.scaled_dot_product_attention(
+            q[rows].transpose(0, 1)[None], keys[None], values[None], mask, enable_gqa=True
+        )
         out[rows] = o[0].transpose(0, 1)
     return out

@@ -1,7 +1,8 @@
 """The definition of every operation, in plain numpy and fp32: hold it beside the paper.
 
-T tokens · D hidden · F intermediate · Z vocabulary · attention H query heads, G KV heads, E head dim, N = half the rotary dims ·
-delta net H value heads, G key heads, K key dim, V value dim, C conv channels, W conv width · S runs of `Segments`.
+T tokens · D hidden · F intermediate · Z vocabulary · attention H query heads, G KV heads, E head dim, N = half the
+rotary dims · delta net H value heads, G key heads, K key dim, V value dim, C conv channels, W conv width · S runs of
+`Segments`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Stored(Protocol):
 
 
 class Node:
-    """A named place in the weights tree; called, it runs its graph function: node(ops, ...) == forward(ops, node, ...)."""
+    """A named place in the weights tree; called, it runs its graph function: node(ops, ...) == forward(ops, node,
+    ...)."""
 
     def __init__(self, forward: Callable[..., Any] | None = None, config: Any = None) -> None:
         self.forward, self.config = forward, config
@@ -110,8 +112,8 @@ def sigmoid_mul(o: Array, gate: Array) -> Array:
 def rotary(position_3T: Array, inv_freq_N: Array, axis_N: Array, scale: float = 1.0) -> tuple[Array, Array]:
     """cos_TN, sin_TN of the rotary angles; frequency n follows the position on axis_N[n].
 
-    The angle is a product rounded to fp32, as in every implementation the weights have met: at position 200,000 an exact product
-    would differ by 0.01 radian.
+    The angle is a product rounded to fp32, as in every implementation the weights have met: at position 200,000 an
+    exact product would differ by 0.01 radian.
     """
     angle_TN = position_3T[axis_N].T.astype(np.float32) * inv_freq_N
     angle = angle_TN.astype(np.float64)
@@ -133,8 +135,8 @@ def _rotate(x_THE: Array, cos_TN: Array, sin_TN: Array) -> Array:
 def causal_conv1d(u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None) -> Array:
     """silu(sum_j w[:, j] * u[t - (W-1) + j]): a depthwise convolution over the sequence's own past, then SiLU.
 
-    `tail` [slots, W-1, C] holds the last rows of u before a run and is updated in place; without it the past is zeros. The
-    same zero past begins every sequence, so packed sequences cannot leak into one another.
+    `tail` [slots, W-1, C] holds the last rows of u before a run and is updated in place; without it the past is zeros.
+    The same zero past begins every sequence, so packed sequences cannot leak into one another.
     """
     (channels, width), out = w_CW.shape, np.empty_like(u_TC)
     for s in range(len(seg.start)):
@@ -163,15 +165,17 @@ def delta_gates(a_TH: Array, b_TH: Array, A_log_H: Array, dt_bias_H: Array) -> t
     return -np.exp(A_log_H) * softplus(a_TH + dt_bias_H), sigmoid(b_TH)
 
 
-def gated_delta_rule_step(q_HK: Array, k_HK: Array, v_HV: Array, decay_H: Array, beta_H: Array, state_HVK: Array) -> Array:
+def gated_delta_rule_step(
+    q_HK: Array, k_HK: Array, v_HV: Array, decay_H: Array, beta_H: Array, state_HVK: Array
+) -> Array:
     """One token of the gated delta rule; updates the state in place and returns the read-out o_HV.
 
         S <- decay S                        forget
         S <- S + beta (v - S k) k^T         correct what the memory predicts for k
         o  = S q                            read
 
-    q and k arrive L2-normalised and repeated to the H value heads; q carries K ** -0.5. All fp32: a bf16 state costs 1-2 % of
-    o on heads that decay slowly. Source: Gated Delta Networks (arXiv 2412.06464), eq. 10.
+    q and k arrive L2-normalised and repeated to the H value heads; q carries K ** -0.5. All fp32: a bf16 state costs
+    1-2 % of o on heads that decay slowly. Source: Gated Delta Networks (arXiv 2412.06464), eq. 10.
     """
     state_HVK *= decay_H[:, None, None]
     delta_HV = beta_H[:, None] * (v_HV - np.einsum("hvk,hk->hv", state_HVK, k_HK))
@@ -180,9 +184,16 @@ def gated_delta_rule_step(q_HK: Array, k_HK: Array, v_HV: Array, decay_H: Array,
 
 
 def gated_delta_rule(
-    q_TGK: Array, k_TGK: Array, v_THV: Array, log_decay_TH: Array, beta_TH: Array, seg: Segments, state: Array | None = None
+    q_TGK: Array,
+    k_TGK: Array,
+    v_THV: Array,
+    log_decay_TH: Array,
+    beta_TH: Array,
+    seg: Segments,
+    state: Array | None = None,
 ) -> Array:
-    """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in place."""
+    """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in
+    place."""
     heads, value_dim = v_THV.shape[1:]
     repeat, key_dim = heads // q_TGK.shape[1], q_TGK.shape[2]
     q_THK, k_THK = np.repeat(q_TGK, repeat, axis=1), np.repeat(k_TGK, repeat, axis=1)
@@ -198,12 +209,12 @@ def gated_delta_rule(
     return out
 
 
-def attention(
-    q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None
-) -> Array:
-    """o_THE = softmax(q k^T / sqrt(E)) v over the sequence's keys up to each token's own; query head h reads KV head h // (H // G).
+def attention(q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None) -> Array:
+    """o_THE = softmax(q k^T / sqrt(E)) v over the sequence's keys up to each token's own; query head h reads KV head h
+    // (H // G).
 
-    `kv` is a pair of page pools [pages, PAGE, G, E]: the run's k and v are stored first, then everything is read as stored.
+    `kv` is a pair of page pools [pages, PAGE, G, E]: the run's k and v are stored first, then everything is read as
+    stored.
     """
     out = np.empty_like(q_THE)
     for s in range(len(seg.start)):
@@ -212,7 +223,9 @@ def attention(
         if kv is not None:
             start = int(seg.start[s])
             total = start + len(k_SGE)
-            k_SGE, v_SGE = (_store_and_read(p, x, seg.pages[s], start, total) for p, x in zip(kv, (k_SGE, v_SGE), strict=True))
+            k_SGE, v_SGE = (
+                _store_and_read(p, x, seg.pages[s], start, total) for p, x in zip(kv, (k_SGE, v_SGE), strict=True)
+            )
         out[rows] = _attend(q_THE[rows], k_SGE, v_SGE, start, seg.causal)
     return out
 
@@ -225,7 +238,7 @@ def _store_and_read(pool: Array, x_TGE: Array, pages_P: Array, start: int, total
 
 
 def _attend(q_THE: Array, k_SGE: Array, v_SGE: Array, start: int, causal: bool) -> Array:
-    (tokens, heads, dim), repeat = q_THE.shape, q_THE.shape[1] // k_SGE.shape[1]
+    tokens, dim, repeat = q_THE.shape[0], q_THE.shape[2], q_THE.shape[1] // k_SGE.shape[1]
     k_SHE, v_SHE = np.repeat(k_SGE, repeat, axis=1), np.repeat(v_SGE, repeat, axis=1)
     score_HTS = np.einsum("the,she->hts", q_THE, k_SHE) * np.float32(dim**-0.5)
     if causal:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Keys a page of the attention cache holds, and the block in which attention reduces. One number on purpose: a block must not
-# depend on how the prompt was cut. 64 keys of head dim 256 in fp32 are 64 KiB: a page of K fits the smallest L2 (taste).
+# Keys a page of the attention cache holds, and the block in which attention reduces. One number on purpose: a block
+# must not depend on how the prompt was cut. 64 keys of head dim 256 in fp32 are 64 KiB: a page of K fits the smallest
+# L2 (taste).
 PAGE = 64
 
 
@@ -16,8 +17,8 @@ PAGE = 64
 class Segments:
     """Integer arrays that describe the T tokens of one forward pass as S runs, each of one sequence.
 
-    A run with start 0 begins from zero state, whatever its slot holds. Built once a pass on the host; no op asks an array for
-    an item on a device.
+    A run with start 0 begins from zero state, whatever its slot holds. Built once a pass on the host; no op asks an
+    array for an item on a device.
     """
 
     offset: np.ndarray  # int32 [S+1]  tokens of run s are offset[s]:offset[s+1]
@@ -34,10 +35,11 @@ class Segments:
 
     @staticmethod
     def of_lengths(lengths: Sequence[int], position: np.ndarray | None = None, causal: bool = True) -> Segments:
-        """Stateless runs of the given lengths (training, scoring); text positions 0.. in each unless `position` [3,T] says."""
+        """Stateless runs of the given lengths (training, scoring); text positions 0.. in each unless `position` [3,T]
+        says."""
         offset = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         if position is None:
-            position = np.tile(np.concatenate([np.arange(n) for n in lengths] or [[]]), (3, 1)).astype(np.int32)
+            position = np.tile(np.concatenate([np.arange(0), *map(np.arange, lengths)]), (3, 1)).astype(np.int32)
         runs = len(lengths)
         none = np.full(runs, -1, np.int32)
         return Segments(offset, np.zeros(runs, np.int32), position, none, np.zeros((runs, 0), np.int32), causal)

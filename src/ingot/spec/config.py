@@ -1,7 +1,7 @@
 """Strict parsing of a `config.json` into frozen dataclasses that keep Hugging Face's field names.
 
-A key is one of three things: a field below, a key of `NO_EFFECT` (it cannot change what the model computes), or an error.
-Nothing is dropped silently: a checkpoint whose config says something we do not know is not the model we know.
+A key is one of three things: a field below, a key of `NO_EFFECT` (it cannot change what the model computes), or an
+error. Nothing is dropped silently: a checkpoint whose config says something we do not know is not the model we know.
 """
 
 from __future__ import annotations
@@ -13,14 +13,34 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-# Keys that cannot change the logits of a text: bookkeeping, generation defaults of old transformers, training-only settings.
-# `full_attention_interval` only ever produced `layer_types`, which is read instead. `output_gate_type` is checked below.
+# Keys that cannot change the logits of a text: bookkeeping, generation defaults of old transformers, training-only
+# settings. `full_attention_interval` only ever produced `layer_types`, which is read instead. `output_gate_type` is
+# checked below.
 NO_EFFECT = frozenset(
-    """
-    _name_or_path architectures attention_dropout bos_token_id chunk_size_feed_forward dtype eos_token_id id2label
-    initializer_range is_encoder_decoder label2id language_model_only mamba_ssm_dtype model_type output_attentions
-    output_hidden_states pad_token_id problem_type return_dict torch_dtype transformers_version use_cache
-    """.split()
+    [
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
+        "language_model_only",
+        "mamba_ssm_dtype",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    ]
 )
 SIZES = ("0.8b", "2b", "4b", "9b")
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -29,7 +49,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RopeParameters:
-    """Partial rotary embedding with interleaved multimodal sections (spec of M-RoPE: T, H, W axes share the frequencies)."""
+    """Partial rotary embedding with interleaved multimodal sections (spec of M-RoPE: T, H, W axes share the
+    frequencies)."""
 
     rope_theta: float = 10_000_000.0
     partial_rotary_factor: float = 0.25
@@ -48,7 +69,9 @@ class TextConfig:
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    head_dim: int = 256  # never hidden_size / heads: 4B has 2560 / 16 = 160, which reshapes without complaint and is wrong
+    head_dim: int = (
+        256  # never hidden_size / heads: 4B has 2560 / 16 = 160, which reshapes without complaint and is wrong
+    )
     linear_num_key_heads: int = 16
     linear_num_value_heads: int = 32
     linear_key_head_dim: int = 128
@@ -100,7 +123,8 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole checkpoint's configuration; `text_only` checkpoints name their tensors `model.*`, others `model.language_model.*`."""
+    """A whole checkpoint's configuration; `text_only` checkpoints name their tensors `model.*`, others
+    `model.language_model.*`."""
 
     text: TextConfig
     vision: VisionConfig | None
@@ -138,8 +162,8 @@ def official(size: str) -> dict[str, Any]:
 def parse_config(raw: Any, accept: Iterable[str] = ()) -> Config:
     """A checked `Config` from the contents of a config.json.
 
-    `accept` lists unknown keys to tolerate (dotted for nested ones: "text_config.new_key"). Raises ValueError for anything
-    that is not a dense qwen3_5 model, for unknown keys and for sizes that do not fit together.
+    `accept` lists unknown keys to tolerate (dotted for nested ones: "text_config.new_key"). Raises ValueError for
+    anything that is not a dense qwen3_5 model, for unknown keys and for sizes that do not fit together.
     """
     if not isinstance(raw, Mapping):
         raise ValueError(f"config is a {type(raw).__name__}; a JSON object is needed")
@@ -177,10 +201,12 @@ def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: se
         raw["rope_parameters"] = _section(RopeParameters, rope, f"{where}rope_parameters.", accept)
     if raw.get("layer_types") is None:
         _check_type(f"{where}full_attention_interval", interval, int)
-        layers = raw.get("num_hidden_layers")
+        layers: Any = raw.get("num_hidden_layers")
         _check_type(f"{where}num_hidden_layers", layers, int)
         if not (0 < interval <= 10_000 and 0 < layers <= 10_000):
-            raise ValueError(f"{where}full_attention_interval is {interval}, num_hidden_layers {layers}; both are in 1..10000")
+            raise ValueError(
+                f"{where}full_attention_interval is {interval}, num_hidden_layers {layers}; both are in 1..10000"
+            )
         raw["layer_types"] = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(layers)]
     if raw.get("output_gate_type") == "swish":
         raw["output_gate_type"] = "silu"  # two names of one function
@@ -256,21 +282,32 @@ def _fit(config: Config) -> Config:
     }
     for name, only in single.items():
         _require(getattr(text, name) == only, f"{name} is {getattr(text, name)!r}; a qwen3_5 decoder has {only!r}")
-    _require(len(text.layer_types) == text.num_hidden_layers,
-             f"layer_types has {len(text.layer_types)} entries; num_hidden_layers is {text.num_hidden_layers}")  # fmt: skip
+    _require(
+        len(text.layer_types) == text.num_hidden_layers,
+        f"layer_types has {len(text.layer_types)} entries; num_hidden_layers is {text.num_hidden_layers}",
+    )
     for kind in text.layer_types:
         _require(kind in (LINEAR, FULL), f"layer_types holds {kind!r}; {LINEAR!r} and {FULL!r} exist")
-    for many, few in (("num_attention_heads", "num_key_value_heads"), ("linear_num_value_heads", "linear_num_key_heads")):
+    for many, few in (
+        ("num_attention_heads", "num_key_value_heads"),
+        ("linear_num_value_heads", "linear_num_key_heads"),
+    ):
         a, b = getattr(text, many), getattr(text, few)
         _require(a % b == 0, f"{many} is {a}, which {few} = {b} does not divide")
-    _require(text.mtp_num_hidden_layers in (0, 1),
-             f"mtp_num_hidden_layers is {text.mtp_num_hidden_layers}; 0 and 1 exist")  # fmt: skip
+    _require(
+        text.mtp_num_hidden_layers in (0, 1), f"mtp_num_hidden_layers is {text.mtp_num_hidden_layers}; 0 and 1 exist"
+    )
     _require(0 < text.rms_norm_eps < 1, f"rms_norm_eps is {text.rms_norm_eps}; it lies between 0 and 1")
     _fit_rope(text)
     if config.vision is not None:
-        _require(config.vision.deepstack_visual_indexes == (), "deepstack_visual_indexes is not empty; qwen3_5 has no deepstack")
-        _require(config.vision.out_hidden_size == text.hidden_size,
-                 f"out_hidden_size is {config.vision.out_hidden_size}; it must equal hidden_size = {text.hidden_size}")  # fmt: skip
+        _require(
+            config.vision.deepstack_visual_indexes == (),
+            "deepstack_visual_indexes is not empty; qwen3_5 has no deepstack",
+        )
+        _require(
+            config.vision.out_hidden_size == text.hidden_size,
+            f"out_hidden_size is {config.vision.out_hidden_size}; it must equal hidden_size = {text.hidden_size}",
+        )
     return config
 
 
@@ -279,11 +316,17 @@ def _fit_rope(text: TextConfig) -> None:
     _require(rope.rope_type == "default", f"rope_type is {rope.rope_type!r}; only 'default' is supported yet")
     _require(rope.mrope_interleaved, "mrope_interleaved is false; qwen3_5 interleaves its sections")
     _require(rope.rope_theta > 0, f"rope_theta is {rope.rope_theta}; it must be positive")
-    _require(0 < rope.partial_rotary_factor <= 1, f"partial_rotary_factor is {rope.partial_rotary_factor}; it lies in (0, 1]")
-    _require(text.rotary_dim > 0 and text.rotary_dim % 2 == 0,
-             f"head_dim * partial_rotary_factor is {text.rotary_dim}; rotary dimensions come in pairs")  # fmt: skip
-    _require(len(rope.mrope_section) == 3 and all(n >= 0 for n in rope.mrope_section),
-             f"mrope_section is {list(rope.mrope_section)}; three counts (T, H, W) are needed")  # fmt: skip
+    _require(
+        0 < rope.partial_rotary_factor <= 1, f"partial_rotary_factor is {rope.partial_rotary_factor}; it lies in (0, 1]"
+    )
+    _require(
+        text.rotary_dim > 0 and text.rotary_dim % 2 == 0,
+        f"head_dim * partial_rotary_factor is {text.rotary_dim}; rotary dimensions come in pairs",
+    )
+    _require(
+        len(rope.mrope_section) == 3 and all(n >= 0 for n in rope.mrope_section),
+        f"mrope_section is {list(rope.mrope_section)}; three counts (T, H, W) are needed",
+    )
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -9,13 +9,15 @@ from ingot.spec.weights import weights_table
 
 FORMAT_BYTES = {"f32": 4, "bf16": 2}
 PANEL = 16  # the native layout pads a matrix to whole panels of 16 output rows
-# What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B (tests/model/test_official_size.py).
+# What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B
+# (tests/model/test_official_size.py).
 ALLOCATOR_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes a running model takes: `weights` once, `state` a sequence, `kv_token` a token of each sequence, `workspace` once."""
+    """Bytes a running model takes: `weights` once, `state` a sequence, `kv_token` a token of each sequence, `workspace`
+    once."""
 
     weights: int
     state: int
@@ -33,7 +35,8 @@ def parameters(config: Config, component: str | None = None) -> int:
 
 
 def memory(config: Config, fmt: str, step_tokens: int, components: tuple[str, ...] = ("text",)) -> Memory:
-    """Bytes of the native engine with matrices in `fmt` ("f32" | "bf16"), fp32 state and KV, at most `step_tokens` a pass."""
+    """Bytes of the native engine with matrices in `fmt` ("f32" | "bf16"), fp32 state and KV, at most `step_tokens` a
+    pass."""
     rows = [w for w in weights_table(config).values() if w.component in components]
     weights = sum(_stored_bytes(w.shape, w.role, fmt) for w in rows)
     text = config.text

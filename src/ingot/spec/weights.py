@@ -1,7 +1,7 @@
 """The weights table: one row for each tensor of a checkpoint, derived from its configuration.
 
-A weight's role decides what may be quantised, how it is initialised, its learning-rate group and decay, and whether a norm
-multiplies by `1 + w`. Nothing else in Ingot looks at a tensor's name to learn what it is.
+A weight's role decides what may be quantised, how it is initialised, its learning-rate group and decay, and whether a
+norm multiplies by `1 + w`. Nothing else in Ingot looks at a tensor's name to learn what it is.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ ROLES = ("matrix", "embedding", "norm1p", "norm", "conv", "decay", "bias")
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor: its Hugging Face name, shape, official dtype ("bf16" | "fp32"), role, the rows its parts take, its component.
+    """One tensor: its Hugging Face name, shape, official dtype ("bf16" | "fp32"), role, the rows its parts take, its
+    component.
 
-    `parts` names the row blocks of fused matrices in order, e.g. (("q", 2048), ("k", 2048), ("v", 2048)); rows sum to shape[0].
-    `component` is "text", "mtp" or "vision": the first is needed to answer a text, the others may be absent from a file.
+    `parts` names the row blocks of fused matrices in order, e.g. (("q", 2048), ("k", 2048), ("v", 2048)); rows sum to
+    shape[0]. `component` is "text", "mtp" or "vision": the first is needed to answer a text, the others may be absent
+    from a file.
     """
 
     name: str
