@@ -14,10 +14,10 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor: `max_abs` is the largest difference, `scale` the other side's largest finite value, `relative` their ratio.
+    """One tensor: the largest difference `max_abs`, the other side's largest finite value `scale`, and their ratio.
 
-    `token` is the first token with a difference above the tolerance (None: there is none), `worst` the index of the largest;
-    `other_shape` is there when the sides differ in it, and the differences are then infinite.
+    `token` is the first with a difference above the tolerance (None: no divergence), `worst` the index of the largest.
+    `other_shape` is there when the sides differ in size, and the differences are then infinite.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def compare(ours: Recording, theirs: Recording, tolerance: float) -> Comparison:
-    """Every tensor of `ours` against the one of the same name; a difference above `tolerance` of its scale is a divergence.
+    """Every tensor of `ours` against its namesake; a difference above `tolerance` of its scale is a divergence.
 
     ValueError when the two have no tensor in common.
     """

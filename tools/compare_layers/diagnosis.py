@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.compare_layers.case import Case
 from tools.compare_layers.comparison import Comparison, distance
 from tools.compare_layers.recording import Recording
-from tools.compare_layers.traps import Case, traps_of
+from tools.compare_layers.traps import traps_of
 
 Array = np.ndarray
-# A recomputed tensor is "the same" within rounding (another order of summing), and when next to nothing of the difference is left.
+# A recomputed tensor is "the same" within rounding (another order of summing), when next to no difference is left.
 ROUNDING, LEFT = 2e-5, 0.05
 
 
@@ -19,8 +20,9 @@ ROUNDING, LEFT = 2e-5, 0.05
 class Diagnosis:
     """What was found at the first divergence.
 
-    `weights`: tensors there that the two checkpoints hold differently. `definition`: what the operation's definition gives for
-    Ingot's own inputs, "ours", "theirs" or neither (None). `cause`: a mistake that was checked to explain the difference.
+    `weights`: tensors there that the two checkpoints hold differently. `definition`: whose values the operation's
+    definition gives for Ingot's own inputs, "ours", "theirs" or nobody's (None). `cause`: a mistake that was checked to
+    explain the difference, in a sentence.
     """
 
     weights: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Ingot's side: an op set that computes by another one and writes down every result under its tensor name.
 
-The graph gets its op set as an argument and cannot tell. Names are Hugging Face's module paths; an operation that is no module
-there adds its own word to the path of the module it belongs to (`model.layers.0.linear_attn.delta_rule`).
+The graph gets its op set as an argument and cannot tell. Names are Hugging Face's module paths; an operation that is no
+module there adds its own word to the path of the module it belongs to (`model.layers.0.linear_attn.delta_rule`).
 """
 
 from __future__ import annotations
@@ -21,22 +21,23 @@ from ingot.store import Checkpoint
 
 Array = np.ndarray
 
-# op -> how many leading arguments are activations [T, ...]; the rest (weights, constants, segments, state) are kept as they are
+# op -> how many leading arguments are activations [T, ...]; the rest are weights, constants, segments and state
 ACTIVATIONS = {
     "linears": 1, "rms_norm": 1, "gated_rms_norm": 2, "silu_mul": 2, "sigmoid_mul": 2, "causal_conv1d": 1, "l2_norm": 1,
     "delta_gates": 2, "gated_delta_rule": 5, "attention": 3, "rope": 2, "rotary": 0, "embed": 0,
 }  # fmt: skip
-# op -> the words its results add to the path of the node that runs; the n-th call of l2_norm in a node takes the n-th word
+# op -> the words its results add to the path of the running node; l2_norm gives one a call
 WORDS = {
     "causal_conv1d": ("conv1d",), "delta_gates": ("log_decay", "beta"), "gated_delta_rule": ("delta_rule",),
     "rope": ("q_rope", "k_rope"), "attention": ("attention",), "sigmoid_mul": ("gated",), "silu_mul": ("silu_mul",),
     "l2_norm": ("q_l2norm", "k_l2norm"),
 }  # fmt: skip
+NOT_WEIGHTS = ("forward", "config", "one_plus")  # attributes of a node
 
 
 @dataclass
 class Call:
-    """The operation that made a tensor: its activations [T, ...] of all passes, its other arguments, and which result it is."""
+    """The operation that made a tensor: its activations [T, ...] of all passes, other arguments, which result it is."""
 
     op: str
     inputs: tuple[Array, ...]
@@ -46,7 +47,7 @@ class Call:
 
 @dataclass
 class Recording:
-    """Every intermediate [T, ...] of one run by name, in execution order, and what is needed to compute it once more."""
+    """Every intermediate [T, ...] of one run by name, in execution order, and what it takes to compute it once more."""
 
     values: dict[str, Array]
     calls: dict[str, Call] = field(default_factory=dict)
@@ -55,10 +56,10 @@ class Recording:
 
 
 def run_ingot(checkpoint: Checkpoint, ops: Any, ids: Sequence[int], chunk: int | None = None) -> Recording:
-    """What Ingot's graph computes for `ids` by the op set `ops`, `chunk` tokens a pass (None: all in one), weights in f32."""
+    """What Ingot's graph computes for `ids` by the op set `ops`, `chunk` tokens a pass (None: all), weights in f32."""
     recorder = Recorder(ops, checkpoint.config.prefix)
     root = build(checkpoint.config, recorder, lambda weight: checkpoint.read(weight.name))
-    recorder.names = {identity: name for identity, name in _named(root)}
+    recorder.names = dict(_named(root))
     states, size = StatePool(recorder, checkpoint.config), chunk or len(ids)
     sequence, passes = states.open(), tuple(range(0, len(ids), size))
     for begin in passes:
@@ -69,7 +70,7 @@ def run_ingot(checkpoint: Checkpoint, ops: Any, ids: Sequence[int], chunk: int |
 
 
 class Recorder:
-    """The op set `ops`, with every result written down. `names` maps the id of each node, leaf and vector to its path."""
+    """The op set `ops` with every result written down; `names` maps the id of nodes, leaves and vectors to its path."""
 
     def __init__(self, ops: Any, prefix: str) -> None:
         self._ops, self._prefix = ops, prefix
@@ -114,7 +115,8 @@ class Recorder:
             for i, (name, value) in enumerate(zip(self._result_names(op, args), results, strict=True)):
                 fixed = (args[1 + i],) if op == "linears" else args[count:]
                 self._parts.setdefault(name, []).append(self._host(value))
-                self._calls.setdefault(name, []).append(Call(op, inputs, tuple(map(self._fixed, fixed)), i))
+                if op != "embed":
+                    self._calls.setdefault(name, []).append(Call(op, inputs, tuple(map(self._fixed, fixed)), i))
             return y
 
         return run
@@ -165,7 +167,7 @@ def _children(place: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(place, list):
         yield from ((str(i), child) for i, child in enumerate(place))
     elif isinstance(place, reference.Node):
-        yield from ((name, child) for name, child in vars(place).items() if name not in ("forward", "config", "one_plus"))
+        yield from ((name, child) for name, child in vars(place).items() if name not in NOT_WEIGHTS)
     elif hasattr(place, "named_children"):  # torch
         yield from place.named_children()
         yield from place.named_parameters(recurse=False)

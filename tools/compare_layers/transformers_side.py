@@ -1,7 +1,7 @@
 """The other side: what transformers computes for the same ids, under the names of `recording`.
 
-Modules are observed by forward hooks; what is a function there (convolution, delta rule, rotation, attention) by replacing it
-in its module while the model runs. Nothing of transformers is computed differently.
+Modules are observed by forward hooks; what is a function there (convolution, delta rule, rotation, attention) by
+replacing it in its module while the model runs. Nothing of transformers is computed differently.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Observer:
         return hook
 
     def _functions(self) -> dict[str, Callable[..., None]]:
-        """Name of each function of the modeling file that is watched, and what is done with its arguments and result."""
+        """Each watched function of the modeling file, and what is done with its result and arguments."""
         return {
             "causal_conv1d_fn": self._conv,
             "torch_chunk_gated_delta_rule": self._delta_rule,
@@ -135,7 +135,7 @@ class _Observer:
         self._write(f"{self._path}.delta_rule", result[0][0])
 
     def _l2_norm(self, x_1HTK: Any, *args: Any, **kwargs: Any) -> None:
-        """Called for q, then for k, already repeated to the value heads; q gets its K ** -0.5 later, but in Ingot here."""
+        """Called for q, then for k, both repeated to the value heads; q gets its K ** -0.5 later, but in Ingot here."""
         text, word = self._text, ("q", "k")[self._normalised % 2]
         repeat = text.linear_num_value_heads // text.linear_num_key_heads
         scale = text.linear_key_head_dim**-0.5 if word == "q" else 1.0

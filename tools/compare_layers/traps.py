@@ -1,4 +1,4 @@
-"""The known mistakes, each as a computation: what an operation would give, from Ingot's own inputs, if the mistake were made.
+"""The known mistakes, each as a computation: what an operation gives, from Ingot's own inputs, if the mistake is made.
 
 T tokens · H heads (query or value), G key or KV heads, r = H / G · E, K, V head dims · N = half the rotary dims.
 "Tiled" heads: value head j * G + g where Hugging Face has g * r + j, the order of GGUF files.
@@ -7,64 +7,15 @@ T tokens · H heads (query or value), G key or KV heads, r = H / G · E, K, V he
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ingot.ops import Segments, reference
 from ingot.spec import TextConfig
-from tools.compare_layers.recording import Call, Recording
+from tools.compare_layers.case import Case
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class Case:
-    """One tensor to compute again: its name, the operation with its inputs, and the run it comes from."""
-
-    name: str
-    call: Call
-    run: Recording
-
-    @property
-    def text(self) -> TextConfig:
-        assert self.run.checkpoint is not None
-        return self.run.checkpoint.config.text
-
-    @property
-    def y(self) -> Array:
-        """What Ingot's side had."""
-        return self.run.values[self.name]
-
-    def definition(self, *changed: Array, fixed: tuple[Any, ...] | None = None, lengths: list[int] | None = None) -> Array:
-        """The tensor by `ops.reference`, in one pass; with other leading inputs, other fixed arguments, or cut into runs of
-        `lengths` tokens that know nothing of one another."""
-        op, inputs = self.call.op, (*changed, *self.call.inputs[len(changed) :])
-        fixed = self.call.fixed if fixed is None else fixed
-        if op == "linears":
-            return reference.linears(inputs[0], lambda x_TI: x_TI @ self.matrix().T)[0]
-        if op == "rotary":
-            fixed = (np.tile(np.arange(len(self.y)), (3, 1)), *fixed[1:])
-        if op in STATEFUL:
-            seg = Segments.of_lengths(lengths or [len(self.y)])
-            fixed = (fixed[0], seg) if op == "causal_conv1d" else (seg,)
-        y = getattr(reference, op)(*inputs, *fixed)
-        result: Array = y[self.call.result] if isinstance(y, tuple) else y
-        return result
-
-    def matrix(self, name: str | None = None) -> Array:
-        """The matrix [O, I] of this tensor, or the named one, from Ingot's checkpoint."""
-        checkpoint = self.run.checkpoint
-        assert checkpoint is not None
-        stored = f"{name or self.name}.weight"
-        if stored == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
-            stored = f"{checkpoint.config.prefix}embed_tokens.weight"
-        return checkpoint.read(stored).float32()
-
-    def sibling(self, word: str) -> Array | None:
-        """Another tensor of the same module, as Ingot's side had it."""
-        return self.run.values.get(f"{self.name.rpartition('.')[0]}.{word}")
 
 
 class Trap(NamedTuple):
@@ -72,9 +23,6 @@ class Trap(NamedTuple):
 
     when: str
     compute: Callable[[Case], Array | None]
-
-
-STATEFUL = ("causal_conv1d", "gated_delta_rule", "attention")
 
 
 def traps_of(case: Case) -> tuple[Trap, ...]:
@@ -204,8 +152,8 @@ def _forgetful(c: Case) -> Array | None:
 
 
 def _see_all(c: Case) -> Array:
-    seg = Segments.of_lengths([len(c.y)], causal=False)
-    return reference.attention(*c.call.inputs, seg)
+    q, k, v = c.call.inputs
+    return reference.attention(q, k, v, Segments.of_lengths([len(q)], causal=False))
 
 
 def _mean_norm(c: Case) -> Array:
@@ -246,6 +194,19 @@ def _tied_head(c: Case) -> Array:
     return c.call.inputs[0] @ c.matrix(f"{c.run.checkpoint.config.prefix}embed_tokens").T
 
 
+def _gated_norm(add: float) -> Callable[[Case], Array]:
+    return lambda c: c.definition(fixed=(c.call.fixed[0] + np.float32(add), c.call.fixed[1]))
+
+
+def _gate_sigmoid(c: Case) -> Array:
+    (o, z), (w, eps) = c.call.inputs, c.call.fixed
+    return reference.rms_norm(o, w, eps, one_plus=False) * reference.sigmoid(z)
+
+
+def _unscaled(c: Case) -> Array:
+    return c.definition(c.call.inputs[0] * np.float32(c.text.head_dim**0.5))
+
+
 def _norm(add: float) -> Callable[[Case], Array]:
     """x / rms(x) * (w + add)."""
 
@@ -266,11 +227,10 @@ TRAPS: dict[str, tuple[Trap, ...]] = {
         Trap("the norm multiplies by 2 + w: the weights have lost a 1, or it is added twice", _norm(2)),
     ),
     "gated_rms_norm": (
-        Trap("this norm multiplies by 1 + w: it alone has plain w", lambda c: c.definition(fixed=(c.call.fixed[0] + 1, c.call.fixed[1]))),
-        Trap("w has lost a 1: this norm alone has plain w", lambda c: c.definition(fixed=(c.call.fixed[0] - 1, c.call.fixed[1]))),
+        Trap("this norm multiplies by 1 + w: it alone has plain w", _gated_norm(1)),
+        Trap("this norm multiplies by w - 1: the weights got a 1 that only the other norms take", _gated_norm(-1)),
         Trap("the gate comes before the norm", _gate_first),
-        Trap("the gate is sigmoid, not silu",
-             lambda c: reference.rms_norm(c.call.inputs[0], *c.call.fixed, one_plus=False) * reference.sigmoid(c.call.inputs[1])),
+        Trap("the gate is sigmoid, not silu", _gate_sigmoid),
         Trap(_TILED, lambda c: _from_tiled(c.y.reshape(len(c.y), -1), c.text, c.text.linear_value_head_dim)),
     ),
     "q_proj": (
@@ -291,7 +251,7 @@ TRAPS: dict[str, tuple[Trap, ...]] = {
         Trap(_TILED, lambda c: _v_from_tiled(c.y, c.text)),
         Trap(_GROUPED, lambda c: _v_to_tiled(c.y, c.text)),
         Trap("q and k rows are exchanged", _swap_qk),
-        Trap("the rows are read key head by key head (q, k, v of each, as in Qwen3-Next), not as q | k | v", _split_key_heads),
+        Trap("the rows are read key head by key head (q, k, v of each: Qwen3-Next), not q | k | v", _split_key_heads),
     ),
     "in_proj_z": (
         Trap(_TILED, lambda c: _from_tiled(c.y, c.text, c.text.linear_value_head_dim)),
@@ -357,7 +317,7 @@ TRAPS: dict[str, tuple[Trap, ...]] = {
         Trap("query head h reads KV head h % G, not h // (H // G)", _tiled_kv),
         Trap(_ONCE_MORE, _forgetful),
         Trap("tokens see the ones after them", _see_all),
-        Trap("scores are not scaled by E ** -0.5", lambda c: c.definition(c.call.inputs[0] * np.float32(c.text.head_dim**0.5))),
+        Trap("scores are not scaled by E ** -0.5", _unscaled),
     ),
     "sigmoid_mul": (Trap("the gate is silu, not sigmoid", lambda c: c.call.inputs[0] * _silu(c.call.inputs[1])),),
     "silu_mul": (Trap("gate and up are exchanged", lambda c: reference.silu_mul(*c.call.inputs[::-1])),),
