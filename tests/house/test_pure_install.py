@@ -1,4 +1,4 @@
-"""Where there is no C++ compiler the installation succeeds, works on numpy, and says so. Builds a wheel: needs a registry."""
+"""Without a C++ compiler the installation succeeds, works on numpy, and says that it is slow. Needs a registry."""
 
 from __future__ import annotations
 
