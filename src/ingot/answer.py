@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ P = TypeVar("P")
 class Prompt:
     """A text or conversation as the engine takes it: token `ids` and M-RoPE `positions`, int32 [3,T]."""
 
-    ids: list[int]
+    ids: Sequence[int]
     positions: np.ndarray
     text: str = ""
 

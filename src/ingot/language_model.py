@@ -97,7 +97,12 @@ class LanguageModel:
         """
         prompt = self._prompt(prompt)
         stops = StopText(checked_stops(stop))
-        request = self._request(prompt, max_tokens or GENERATE_TOKENS, stop_token_ids, self._sampling(False, sampling))
+        request = self._request(
+            prompt,
+            GENERATE_TOKENS if max_tokens is None else max_tokens,
+            stop_token_ids,
+            self._sampling(False, sampling),
+        )
         completion = Completion(usage=Usage(prompt_tokens=len(prompt.ids)))
         tokens = _timed(self.engine.generate(request), completion.ids, completion.usage)
         stream_of_text: Stream[str, Completion] = Stream(self._continue(tokens, request, stops, completion), completion)
@@ -123,7 +128,9 @@ class LanguageModel:
         prompt = self.encode(messages, tools, thinking)
         thinks = opens_thinking(prompt.text)
         stops = StopText(checked_stops(stop))
-        request = self._request(prompt, max_tokens or CHAT_TOKENS, stop_token_ids, self._sampling(thinks, sampling))
+        request = self._request(
+            prompt, CHAT_TOKENS if max_tokens is None else max_tokens, stop_token_ids, self._sampling(thinks, sampling)
+        )
         completion = ChatCompletion(usage=Usage(prompt_tokens=len(prompt.ids)))
         tokens = _timed(self.engine.generate(request), completion.ids, completion.usage)
         parser = OutputParser(thinking=thinks, tools=list(tools) if tools else None)
@@ -205,8 +212,10 @@ class LanguageModel:
             return prompt
         if isinstance(prompt, str):
             return self.encode(prompt)
-        ids = [int(i) for i in prompt] if _are_integers(prompt) else prompt
-        return Prompt(ids, _text_positions(len(ids)))  # type: ignore[arg-type]
+        if prompt is None or isinstance(prompt, bytes | Mapping):
+            raise ValueError(f"prompt is {type(prompt).__name__}; a text, token ids or a Prompt is needed")
+        ids = np.asarray(prompt)
+        return Prompt(ids, _text_positions(ids.size))
 
     def _tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -214,10 +223,6 @@ class LanguageModel:
                 f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
             )
         return self.tokenizer
-
-
-def _are_integers(ids: Any) -> bool:
-    return np.issubdtype(np.asarray(ids).dtype, np.integer)
 
 
 def _text_positions(tokens: int) -> np.ndarray:

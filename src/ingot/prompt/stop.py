@@ -10,6 +10,8 @@ MAX_STOPS = 32
 
 def checked_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The stop strings as a tuple; ValueError for empty ones, for other types and for more than MAX_STOPS."""
+    if not isinstance(stop, str | list | tuple | None):
+        raise ValueError(f"stop is {stop!r}; a string or a list of strings is allowed")
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS:
         raise ValueError(f"stop has {len(stops)} strings; at most {MAX_STOPS} are allowed")
