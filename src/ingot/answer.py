@@ -16,7 +16,7 @@ P = TypeVar("P")
 class Prompt:
     """A text or conversation as the engine takes it: token `ids` and M-RoPE `positions`, int32 [3,T]."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | np.ndarray
     positions: np.ndarray
     text: str = ""
 

@@ -215,16 +215,16 @@ def test_bad_call_says_what_was_given_and_what_is_allowed(m, call, sentence):
 
 
 BAD_LOADS = [
-    (dict(backend="cuda"), "backend is 'cuda'"),
-    (dict(weights="q4"), "weights is 'q4'"),
-    (dict(kv="fp8"), "kv is 'fp8'"),
-    (dict(threads=0), "threads is 0"),
-    (dict(threads=2.5), "threads is 2.5"),
-    (dict(threads=True), "threads is True"),
-    (dict(device="cuda"), "device is 'cuda', which only backend='torch' has"),
-    (dict(backend="reference", threads=2), "threads is 2; the reference backend"),
-    (dict(backend="reference", weights="bf16"), "fmt is 'bf16'"),
-    (dict(backend="torch", device="nonsense"), "device is 'nonsense'"),
+    ({"backend": "cuda"}, "backend is 'cuda'"),
+    ({"weights": "q4"}, "weights is 'q4'"),
+    ({"kv": "fp8"}, "kv is 'fp8'"),
+    ({"threads": 0}, "threads is 0"),
+    ({"threads": 2.5}, "threads is 2.5"),
+    ({"threads": True}, "threads is True"),
+    ({"device": "cuda"}, "device is 'cuda', which only backend='torch' has"),
+    ({"backend": "reference", "threads": 2}, "threads is 2; the reference backend"),
+    ({"backend": "reference", "weights": "bf16"}, "fmt is 'bf16'"),
+    ({"backend": "torch", "device": "nonsense"}, "device is 'nonsense'"),
 ]
 
 

@@ -89,7 +89,8 @@ def test_seed_and_index_decide():
 
 def test_uniform_is_flat_and_stays_below_one():
     values = np.array([uniform(seed, index) for seed in range(100) for index in range(100)])
-    assert 0 <= values.min() and values.max() < 1
+    assert values.min() >= 0
+    assert values.max() < 1
     assert np.abs(np.histogram(values, 10, (0, 1))[0] / len(values) - 0.1).max() < 0.012
     assert uniform(0, 0) == uniform(2**64, 0)  # seeds are 64-bit
 

@@ -25,7 +25,7 @@ STEP_TOKENS = 256
 class Request:
     """What to continue: `ids` with `position` [3,T] (None: text), how to choose, and when to stop."""
 
-    ids: Sequence[int]
+    ids: Sequence[int] | np.ndarray
     position: np.ndarray | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 256
@@ -47,7 +47,9 @@ class Engine:
         """Most tokens a sequence may have."""
         return self.config.text.max_position_embeddings
 
-    def logits(self, ids: Sequence[int], position: np.ndarray | None = None, chunk: int | None = None) -> np.ndarray:
+    def logits(
+        self, ids: Sequence[int] | np.ndarray, position: np.ndarray | None = None, chunk: int | None = None
+    ) -> np.ndarray:
         """float32 [T, vocab_size], every token's; `chunk` tokens a pass (1 is decode), None: `STEP_TOKENS`."""
         tokens = self._checked(ids)
         if chunk is not None and (not isinstance(chunk, int | np.integer) or isinstance(chunk, bool) or chunk < 1):
@@ -109,7 +111,7 @@ class Engine:
         out: np.ndarray = self.ops.host(logits)
         return out
 
-    def _checked(self, ids: Sequence[int]) -> np.ndarray:
+    def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         array = np.asarray(ids)
         if array.ndim != 1 or array.size == 0:
             raise ValueError(f"ids has shape {array.shape}; one dimension with at least one token is needed")
