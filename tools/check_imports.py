@@ -24,6 +24,7 @@ RULES = {
     "ops.autograd": "ops numpy torch",
     "model": "spec ops numpy",
     "engine": "model ops spec numpy",
+    "nugget": "",
     "answer": "numpy",
     "language_model": "answer engine prompt spec numpy",
     "loading": "language_model engine model ops ops.native ops.autograd prompt store spec numpy ~torch",
