@@ -1,4 +1,4 @@
-"""Every known mistake is recognised when one side makes it; every operation can be computed once more from its record."""
+"""Every known mistake is recognised when one side makes it; every operation can be computed again from its record."""
 
 from __future__ import annotations
 
