@@ -18,7 +18,7 @@ from tests.cli.run_ingot import command, environment
 
 _SEQUENCES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])")
 PROMPT = "\uf8ff"  # stands for the sequence with which line editing begins: the chat is ready for keys
-WAIT_S = 30  # a busy machine imports slowly
+WAIT_S = 100  # a busy machine starts and imports slowly
 
 
 class Chat:

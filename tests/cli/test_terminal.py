@@ -111,8 +111,8 @@ def test_a_resized_terminal_erases_nothing_that_is_not_its_own(monkeypatch: pyte
     monkeypatch.setattr(Terminal, "size", (20, 24))
     view.feed(" eleven")
     view.done("thought")
-    assert screen.lines[0] == "before"
-    assert screen.lines[-1] == "thought"
+    painted = [MARGIN + "one two three four five six seven", MARGIN + "eight nine ten"]
+    assert screen.lines == ["before", *painted, "thought"]
 
 
 def test_progress_shows_late_and_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -26,11 +27,11 @@ def parser() -> Parser:
     """The options of `ingot chat`."""
     made = Parser("chat", description="Talk with a model; with -p or a piped prompt: one answer.", epilog=EXAMPLES)
     made.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: the nugget)"
+        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: nugget, the bundled one)"
     )
     made.add_argument("-p", "--prompt", metavar="TEXT", help="ask this and leave; - reads it from stdin")
     made.add_argument("--system", metavar="TEXT", help="the system message")
-    made.add_argument("--think", action=_Thinking, help="reason before answering, or not (default: the model's)")
+    add_thinking(made, "reason before answering, or not (default: the model's)")
     show = made.add_mutually_exclusive_group()
     show.add_argument(
         "--show-thinking", action="store_true", default=None, help="show the reasoning, on stderr with -p"
@@ -42,6 +43,11 @@ def parser() -> Parser:
     sampling.add_sampling(made)
     add_running(made)
     return made
+
+
+def add_thinking(parser: argparse.ArgumentParser, what: str) -> None:
+    """--think and --no-think, into args.think: True, False or None."""
+    parser.add_argument("--think", action=_Thinking, help=what)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -60,17 +66,22 @@ def run(args: argparse.Namespace) -> int:
     prompt = _prompt(args.prompt)
     if prompt is None:
         _check_interactive(args)
-    if args.model is None:
+    if is_nugget(args.model):
         Terminal(sys.stderr).dim(NUGGET + "\n")
     model, name = load_model(args), args.model or "nugget"
     if prompt is None:
         from ingot.cli.interactive import converse
 
-        return converse(model, name, conversation, args.show_thinking is not False, not args.no_history)
+        return converse(model, name, conversation, args)
     from ingot.cli.one_shot import answer_once
 
     conversation.say(prompt)
     return answer_once(model, name, conversation, args.show_thinking, args.json)
+
+
+def is_nugget(model: str | None) -> bool:
+    """Whether MODEL means the bundled model: nothing given, or its name where no directory has it."""
+    return model is None or (model == "nugget" and not os.path.exists(model))
 
 
 def load_model(args: argparse.Namespace) -> Any:
@@ -78,7 +89,7 @@ def load_model(args: argparse.Namespace) -> Any:
     import ingot
     from ingot.cli.progress import Progress
 
-    where = args.model
+    where = None if is_nugget(args.model) else args.model
     if where is not None:
         from ingot.store import resolve
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 
 from ingot.cli import machine
@@ -14,6 +15,7 @@ from ingot.cli.machine import Finding
 from ingot.cli.terminal import BOLD, PLAIN, Terminal
 
 MARKS = {"ok": "ok  ", "info": "    ", "warning": "WARN", "failure": "FAIL"}
+INDENT = 17  # columns before the text of a finding
 
 
 def parser() -> Parser:
@@ -76,6 +78,14 @@ def _show(terminal: Terminal, finding: Finding) -> None:
         terminal.command(f"{BOLD}{mark}{PLAIN}")
     else:
         terminal.write(mark)
-    terminal.write(f" {finding.name:<11} {finding.text}\n")
+    terminal.write(f" {finding.name:<11} {_folded(terminal, finding.text)}\n")
     if finding.hint:
-        terminal.write(f"{'':<16} -> {finding.hint}\n")
+        terminal.write(f"{'':<{INDENT}}-> {_folded(terminal, finding.hint)}\n")
+
+
+def _folded(terminal: Terminal, text: str) -> str:
+    """`text` broken to the terminal's width under its own beginning; one line for a file."""
+    if not terminal.tty:
+        return text
+    rows = textwrap.wrap(text, max(20, terminal.size[0] - INDENT - 1), break_long_words=False, break_on_hyphens=False)
+    return f"\n{'':<{INDENT}}".join(rows)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ class Session:
     reader: keyboard.Reader
     show_thinking: bool = True
     fold: bool = True
+    debug: bool = False
     draft: str = ""
     last: Answer | None = None
     files: set[Path] = field(default_factory=set)
@@ -50,8 +53,8 @@ class Session:
             try:
                 with keyboard.quiet():
                     answer = receive(self.model, self.conversation, painter)
-            except (ValueError, MemoryError) as error:
-                self.note(f"error: {str(error) or 'out of memory'}")
+            except Exception as error:  # whatever it is, the conversation is worth more
+                self._tell(error)
                 return False
             self.last = answer
             self.note(summary_line(answer))
@@ -59,6 +62,14 @@ class Session:
                 self.conversation.messages.append(answer.message)
             if not answer.tool_calls or not self._results(answer.tool_calls):
                 return True
+
+    def _tell(self, error: Exception) -> None:
+        if self.debug:
+            traceback.print_exception(error)
+        text = str(error) or "out of memory"
+        self.note(
+            f"error: {text if isinstance(error, (ValueError, MemoryError)) else f'{type(error).__name__}: {text}'}"
+        )
 
     def _results(self, calls: list[dict[str, Any]]) -> bool:
         """Ask the user for what each call returns; False when the user would rather go on talking."""
@@ -75,13 +86,13 @@ class Session:
         return True
 
 
-def converse(model: Any, name: str, conversation: Conversation, show_thinking: bool, history: bool) -> int:
+def converse(model: Any, name: str, conversation: Conversation, args: argparse.Namespace) -> int:
     """Talk until the user leaves; return the exit code."""
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _leave)  # or a killed chat would leave the terminal without echo
     terminal = Terminal(sys.stdout)
-    reader = keyboard.open_reader(terminal, history, [f"/{command}" for command in slash.COMMANDS])
-    session = Session(model, name, conversation, terminal, reader, show_thinking)
+    reader = keyboard.open_reader(terminal, not args.no_history, [f"/{command}" for command in slash.COMMANDS])
+    session = Session(model, name, conversation, terminal, reader, args.show_thinking is not False, debug=args.debug)
     terminal.command(f"{introduction(model, name)}\n")
     session.note(HINT)
     _loop(session)

@@ -55,7 +55,7 @@ def kernels() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("kernels", "failure", f"the native kernels are there but do not load: {error}", COMPILER_HINT)
         return
-    text = f"native {ops.isa}, {_count(ops.threads, 'thread')} (this processor can {', '.join(isas)})"
+    text = f"native {ops.isa}, {_count(ops.threads, 'thread')} of {', '.join(isas)}"
     yield Finding("kernels", "ok", text, data={"native": True, "isa": ops.isa, "isas": isas, "threads": ops.threads})
     if ops.isa == "scalar":
         text = "only the scalar kernels run on this processor: right, but several times slower"
