@@ -73,6 +73,7 @@ def test_every_split_gives_the_same_message(
     assert parse(text, thinking, tools, cuts, truncated) == whole
 
 
+@settings(deadline=None)
 @given(text=scrambled())
 def test_without_tools_and_thinking_the_text_is_the_content(text: str) -> None:
     message = parse(text, thinking=False, tools=None, cuts=range(0, len(text), 3))
@@ -80,6 +81,7 @@ def test_without_tools_and_thinking_the_text_is_the_content(text: str) -> None:
     assert (message.reasoning, message.tool_calls, message.incomplete_call) == ("", [], None)
 
 
+@settings(deadline=None)
 @given(words=st.text(alphabet="ab <>/=\n`cdfilnoptu_", max_size=80))
 def test_text_without_whole_tags_is_never_taken_for_a_call(words: str) -> None:
     message = parse(words, thinking=False)

@@ -13,6 +13,10 @@ from ingot.prompt.sandbox import Sandbox
 
 HI = [{"role": "user", "content": "hi"}]
 GROW = "{%% set ns = namespace(s=%s) %%}{%% for i in range(60) %%}%s{%% endfor %%}{{ ns.s }}"
+NEST = (
+    "{%% set ns = namespace(s='a') %%}{%% for i in range(60) %%}{%% set n = namespace() %%}"
+    "{%% set n.a = ns.s %%}{%% set n.b = ns.s %%}{%% set ns.s = n %%}{%% endfor %%}{{ %s }}"
+)
 SIZE = "builds a text or list of more than 32000000 characters"
 COUNT = "over 100000"
 FORMAT = "width of five digits"
@@ -32,6 +36,12 @@ HOSTILE = {
     ),
     "doubling lists": (GROW % ("['ab']", "{% set ns.s = [ns.s, ns.s] %}"), SIZE),
     "doubling dicts": (GROW % ("{}", "{% set ns.s = dict(a=ns.s, b=ns.s) %}"), SIZE),
+    "doubling namespaces": (GROW % ("1", "{% set ns.s = namespace(a=ns.s, b=ns.s) %}"), SIZE),
+    "doubling namespaces, printed": (NEST % "ns.s", SIZE),
+    "doubling namespaces, tilde": (NEST % "ns.s ~ ''", SIZE),
+    "doubling namespaces, filter": (NEST % "ns.s | string | length", SIZE),
+    "doubling namespaces, operator": (NEST % "'%s' % ns.s", SIZE),
+    "doubling namespaces, format": (NEST % "'{}'.format(ns.s)", SIZE),
     "endless output": ("{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}", SIZE),
     "replace method": ("{% set a = 'a' * 1000000 %}{{ a.replace('a', a) }}", SIZE),
     "replace filter": ("{% set a = 'a' * 1000000 %}{{ a | replace('a', a) }}", SIZE),
@@ -70,13 +80,13 @@ HOSTILE = {
 
 @pytest.mark.parametrize(("source", "message"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_template(source: str, message: str) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(ValueError) as caught:
         render(HI, template=ChatTemplate(source, "shady.jinja"))
     assert message in str(caught.value)
     assert str(caught.value).startswith("shady.jinja ")
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - started < 30  # milliseconds to a second; the bound is for a busy machine
+    assert time.thread_time() - started < 30  # milliseconds to a second; the bound is for a slow machine
 
 
 LOOPS = {
@@ -112,6 +122,13 @@ def test_every_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> 
     assert [render(HI, template=source, n=90) for _ in range(3)] == ["done"] * 3
     with pytest.raises(ValueError, match="template was stopped: it takes more than 100 loop turns"):
         render(HI, template=source, n=110)
+
+
+def test_nothing_of_a_template_runs_while_it_is_compiled() -> None:
+    environment, ran = Sandbox(), []
+    environment.filters["note"] = ran.append
+    environment.from_string("{{ 'a' | note }}")
+    assert ran == []
 
 
 def test_a_long_conversation_is_within_the_bounds() -> None:

@@ -60,6 +60,12 @@ def test_other_variables_reach_the_template(transformers_tokenizer: Any) -> None
     assert ours != render(messages, template=source)
 
 
+def test_whitespace_around_blocks_is_treated_as_in_transformers(transformers_tokenizer: Any) -> None:
+    source = "a\n  {% for m in messages %}\n  [{{ m.content }}]\n  {% endfor %}\n{# note #}\nb \n  {{- 1 }}\n"
+    expected = transformers_tokenizer.apply_chat_template(HI, chat_template=source, tokenize=False)
+    assert render(HI, template=source) == expected
+
+
 def test_arguments_as_json_text_render_like_a_dict() -> None:
     conversation = next(c for c in CONVERSATIONS if c["name"] == "values of every type")
     as_text = copy.deepcopy(conversation["messages"])

@@ -17,9 +17,10 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, NoReturn
 
-from jinja2 import ext, nodes
+from jinja2 import ext, nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 from ingot.prompt.template_syntax import GenerationTag, Instrument
 
@@ -27,13 +28,18 @@ from ingot.prompt.template_syntax import GenerationTag, Instrument
 SIZE_LIMIT = 32_000_000
 # An official template takes about three steps a message; two million empty turns take one to two seconds.
 STEP_LIMIT = 2_000_000
-SECONDS_LIMIT = 10.0
+SECONDS_LIMIT = 10.0  # of this thread's processor time, so that a busy machine refuses nothing
 RANGE_LIMIT = 100_000  # jinja2's own MAX_RANGE; also the largest width or count that a text method takes
-ITEM_SIZE = 64  # what one list item counts for, in characters: an estimate of its memory, not of its text
+ITEM_SIZE = 128  # what one list item counts for, in characters: an estimate of its memory, not of its text
 DIGITS_LIMIT = 4096  # bits of an integer: a template counts messages
 
 # Superlinear on long texts, or a different result each time; no chat template uses them.
 _DROPPED_FILTERS = ("urlize", "striptags", "wordwrap", "pprint", "random", "xmlattr")
+# They neither print nor compare what they are given: measuring it would make a loop over the messages quadratic.
+_PLAIN_FILTERS = frozenset(
+    ["attr", "count", "d", "default", "first", "items", "last", "length", "list", "map", "reject", "rejectattr",
+     "reverse", "select", "selectattr", "tojson"]
+)  # fmt: skip
 _DROPPED_GLOBALS = ("lipsum",)
 _GROWING_METHODS = frozenset(["encode", "expandtabs", "maketrans", "to_bytes", "translate"])
 _WIDE_FORMAT = re.compile(r"\d{5,}|%[^%a-zA-Z]*\*")
@@ -54,7 +60,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             optimized=False,  # constant folding would run filters and operators while compiling, outside the bounds
-            finalize=self._bounded,
+            finalize=self._printed,
             extensions=[ext.loopcontrols, GenerationTag],
         )
         self._seconds, self._steps, self._size = seconds, steps, size
@@ -70,14 +76,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def begin(self) -> None:
         """Starts the count of steps and the clock again."""
         self._steps_left = self._steps
-        self._deadline = time.monotonic() + self._seconds
+        self._deadline = time.thread_time() + self._seconds
 
     def step(self) -> bool:
         """Counts one loop turn or macro call; True, so that it can stand in a condition."""
         self._steps_left -= 1
         if self._steps_left < 0:
             raise SecurityError(f"it takes more than {self._steps} loop turns and macro calls")
-        if time.monotonic() > self._deadline:
+        if self._steps_left % 16 == 0 and time.thread_time() > self._deadline:
             raise SecurityError(f"it takes more than {self._seconds:g} seconds")
         return True
 
@@ -106,6 +112,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._require_product(left, right)
         elif operator == "%":
             _check_format("format", left)
+            self._bounded(right)
         return self._bounded(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,8 +130,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         Instrument().generic_visit(source)
         return super()._generate(source, *args, **kwargs)
 
+    @pass_context  # a finalize that needs the context keeps jinja2 from evaluating constants while compiling
+    def _printed(self, context: Any, value: Any) -> Any:
+        return self._bounded(value)
+
     def _bounded(self, value: Any) -> Any:
-        if isinstance(value, (str, list, tuple, dict, set, frozenset)):
+        if isinstance(value, (str, list, tuple, dict, set, frozenset, Namespace)):
             self._require_size(_size(value, self._size))
         elif isinstance(value, int) and value.bit_length() > DIGITS_LIMIT:
             raise SecurityError(f"it computes an integer of {value.bit_length()} bits")
@@ -146,6 +157,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         _check_counts(name, args, kwargs)
         if isinstance(owner, str):
             _check_format(name, owner)
+            self._bounded(args)
             self._check_growth(name, owner, args)
 
     def _bounded_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,6 +171,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             options = [*given[at + 1 :], *kwargs.values()]
             _check_counts(name, options, {})
             _check_format(name, given[at])
+            if name not in _PLAIN_FILTERS:
+                self._bounded([*given, *options])
             self._check_growth(name, given[at], options)
             return self._bounded(function(*given, **kwargs))
 
@@ -203,6 +217,8 @@ def _size(value: Any, limit: int) -> int:
             total += ITEM_SIZE * len(current)
             waiting.extend(current.keys())
             waiting.extend(current.values())
+        elif isinstance(current, Namespace):  # printed with all it holds, as a list is
+            waiting.append(current._Namespace__attrs)
         elif isinstance(current, (list, tuple, set, frozenset)):
             total += ITEM_SIZE * len(current)
             waiting.extend(current)

@@ -139,9 +139,7 @@ class StreamDecoder:
 
     def finish(self) -> str:
         """U+FFFD for a character that never became whole, else nothing. The decoder can then start again."""
-        text = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return text
+        return self._decoder.decode(b"", final=True)
 
 
 def _token_bytes(token: str, byte_of: dict[str, int]) -> bytes:
