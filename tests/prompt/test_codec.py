@@ -85,6 +85,7 @@ CONTENT = {
     ),
     "fenced example": Case(f"So:\n```xml\n{PARIS}\n```\nGood?", f"So:\n```xml\n{PARIS}\n```\nGood?"),
     "fenced with tildes": Case(f"~~~~\n```\n{PARIS}\n```\n~~~~", f"~~~~\n```\n{PARIS}\n```\n~~~~"),
+    "longer fence": Case(f"````\n```\n{PARIS}\n````", f"````\n```\n{PARIS}\n````"),
     "after a fence": Case(f"```\nx\n```\n{PARIS}", "```\nx\n```", calls=[CALL_PARIS]),
     "three backticks in a line": Case(f"a ```b``` c\n{PARIS}", "a ```b``` c", calls=[CALL_PARIS]),
     "inline code at a line start": Case(f"```b``` c\n{PARIS}", "```b``` c", calls=[CALL_PARIS]),
