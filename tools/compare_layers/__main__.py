@@ -24,7 +24,8 @@ from tools.compare_layers.transformers_side import run_transformers
 
 BACKENDS = ("native", "torch", "reference")
 TOKENS = 70  # a page of keys and a chunk of the delta rule hold 64: both borders are crossed
-# Two fp32 implementations that sum in another order part by at most 8e-6 on the tests' checkpoints (measured).
+# Two fp32 implementations that sum in another order part by at most 8e-6 on the tests' checkpoints, by 5e-5 on the
+# official 0.8B configuration with random weights (measured).
 TOLERANCE = 1e-4
 SEED = 0
 
