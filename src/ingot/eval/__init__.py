@@ -1,0 +1,1 @@
+"""Measurements with their intervals: questions whose right answers are known, asked of a loaded model."""
