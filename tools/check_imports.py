@@ -32,7 +32,7 @@ RULES = {
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "eval": "ingot language_model answer numpy",
     "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec eval train "
-    "~numpy ~rich ~prompt_toolkit ~huggingface_hub",
+    "~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
@@ -75,6 +76,18 @@ def test_the_rules_have_no_circle():
 
     for room in check_imports.RULES:
         visit(room, [])
+
+
+def test_what_is_imported_is_declared():
+    """Outside packages of RULES are dependencies of the distribution; torch is an extra."""
+    project = tomllib.loads((check_imports.PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    declared = {
+        re.split(r"\W", need)[0] for need in [*project["dependencies"], *project["optional-dependencies"]["torch"]]
+    }
+    words = {word.lstrip("~") for row in check_imports.RULES.values() for word in row.split()}
+    assert words - set(check_imports.RULES) - {"_native"} <= declared
 
 
 def test_every_bound_array_is_noconvert():
