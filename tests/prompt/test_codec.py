@@ -98,6 +98,7 @@ CALLS = {
     "with words": Case(f"Let me see.\n\n{PARIS}", "Let me see.", calls=[CALL_PARIS]),
     "words behind": Case(f"{PARIS}\n\nWait for it.\n", "Wait for it.\n", calls=[CALL_PARIS]),
     "words around": Case(f"See:\n\n{PARIS}\nWait.", "See:\nWait.", calls=[CALL_PARIS]),
+    "a newline behind": Case(f"Let me see.\n\n{PARIS}\n", "Let me see.", calls=[CALL_PARIS]),
     "without arguments": Case(NOW, calls=[("now", {})]),
     "two": Case(f"{PARIS}\n{NOW}", calls=[CALL_PARIS, ("now", {})]),
     "two, nothing between": Case(f"Go{PARIS}{NOW}", "Go", calls=[CALL_PARIS, ("now", {})]),
