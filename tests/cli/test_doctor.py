@@ -48,7 +48,7 @@ def _report(capsys: pytest.CaptureFixture[str]) -> dict[str, list[dict[str, Any]
 
 
 def test_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = _with_answer(monkeypatch, "42.")
+    asked = _with_answer(monkeypatch, "17 + 25 = 42.")
     assert main(["doctor", "--json"]) == 0
     found = _report(capsys)
     assert set(found) == CORNERS

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
+import ingot
+from ingot.cli import main
 from tests.cli.run_ingot import command, environment, run
-from tests.cli.scripted import CALL, ESCAPES, THOUGHT
+from tests.cli.scripted import CALL, ESCAPES, THOUGHT, load
 
 INTRODUCTION = b"nugget: sums to 999, greetings. A real assistant: ingot chat Qwen/Qwen3.5-0.8B\n"
 
@@ -128,10 +132,15 @@ BAD = [
 
 
 @pytest.mark.parametrize(("words", "told"), BAD, ids=[" ".join(map(str, words)) or "nothing" for words, _ in BAD])
-def test_bad_input_is_one_sentence_and_exit_code_2(words: list[str], told: str) -> None:
-    done = run("chat", *words)
-    error = done.stderr.decode().removeprefix(INTRODUCTION.decode())
-    assert (done.returncode, done.stdout) == (2, b"")
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    words: list[str | bytes], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ingot, "load", load, raising=False)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    assert main(["chat", *map(os.fsdecode, words)]) == 2
+    out, error = capsys.readouterr()
+    error = error.removeprefix(INTRODUCTION.decode())
+    assert out == ""
     assert error.startswith("ingot: ")
     assert told in error
     assert len(error.splitlines()) <= 2

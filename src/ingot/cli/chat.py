@@ -68,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
         _check_interactive(args)
     if is_nugget(args.model):
         Terminal(sys.stderr).dim(NUGGET + "\n")
-    model, name = load_model(args), args.model or "nugget"
+    name = args.model or "nugget"
     if prompt is None:
         from ingot.cli.interactive import converse
 
-        return converse(model, name, conversation, args)
+        return converse(lambda: load_model(args), name, conversation, args)
     from ingot.cli.one_shot import answer_once
 
     conversation.say(prompt)
-    return answer_once(model, name, conversation, args.show_thinking, args.json)
+    return answer_once(load_model(args), name, conversation, args.show_thinking, args.json)
 
 
 def is_nugget(model: str | None) -> bool:

@@ -76,9 +76,11 @@ def report(error: BaseException, debug: bool) -> int:
 
 def say(message: str) -> None:
     """Write `ingot: message` to stderr; a terminal gets no control characters from it."""
-    from ingot.cli.terminal import Terminal
+    from ingot.cli.terminal import CLEAR_LINE, Terminal
 
     terminal = Terminal(sys.stderr)
+    if terminal.ansi:  # a progress line may stand there
+        terminal.command(CLEAR_LINE)
     terminal.write(f"ingot: {message}\n")
 
 

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,12 @@ class Session:
         return True
 
 
-def converse(model: Any, name: str, conversation: Conversation, args: argparse.Namespace) -> int:
-    """Talk until the user leaves; return the exit code."""
+def converse(load: Callable[[], Any], name: str, conversation: Conversation, args: argparse.Namespace) -> int:
+    """Load the model and talk until the user leaves; return the exit code."""
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _leave)  # or a killed chat would leave the terminal without echo
+    with keyboard.quiet():
+        model = load()
     terminal = Terminal(sys.stdout)
     reader = keyboard.open_reader(terminal, not args.no_history, [f"/{command}" for command in slash.COMMANDS])
     session = Session(model, name, conversation, terminal, reader, args.show_thinking is not False, debug=args.debug)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
-COMPILER_HINT = "install a C++20 compiler and repeat `pip install --no-cache-dir --force-reinstall ingot-lm`"
+COMPILER_HINT = "install a C++20 compiler and repeat `pip install --no-cache-dir .`"
 NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "prompt_toolkit")
 CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 CGROUPS = ("/sys/fs/cgroup/{}", "/sys/fs/cgroup/memory/{}")
