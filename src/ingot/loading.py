@@ -66,7 +66,7 @@ def load(
 
 def nugget_path() -> Path:
     """The directory of the bundled model."""
-    return Path(str(resources.files("ingot.nugget")))
+    return Path(str(resources.files("ingot").joinpath("nugget")))
 
 
 def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
