@@ -26,6 +26,8 @@ CASES: list[tuple[dict[str, Any] | bool, str, Any]] = [
     (INTEGER, "9223372036854775808", 9223372036854775808),
     (INTEGER, "3.0", 3),
     (INTEGER, "3.5", "3.5"),
+    (INTEGER, "1e3", 1000),
+    (INTEGER, "1e20", "1e20"),  # a float that is an integer beyond 2**53 is not the integer that was meant
     (INTEGER, "five", "five"),
     (INTEGER, "１２", "１２"),
     (INTEGER, "1_000", "1_000"),
