@@ -67,6 +67,7 @@ CASES: list[tuple[dict[str, Any] | bool, str, Any]] = [
     ({"enum": [1, 2.5, True, None]}, "True", True),
     ({"enum": [1, 2.5, True, None]}, "null", None),
     ({"type": "integer", "enum": [1, 2]}, "3", 3),
+    ({"type": "string", "enum": ["a", 1]}, "1", 1),
     ({"const": 5}, "5", 5),
     ({"type": ["string", "null"]}, "null", None),
     ({"type": ["string", "null"]}, "nullable", "nullable"),
