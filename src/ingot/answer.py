@@ -54,12 +54,15 @@ class Completion:
 
 @dataclass
 class ChatCompletion:
-    """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not
-    think."""
+    """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not think.
+
+    `incomplete_call` is a tool call that the end of the answer cut off: it must not be run.
+    """
 
     content: str = ""
     reasoning: str | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    incomplete_call: dict[str, Any] | None = None
     ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)

@@ -178,9 +178,9 @@ class LanguageModel:
                 break
         if not stops.hit:
             yield from _kept(parser.feed(decoder.finish()), stops, completion)
-            final = parser.finish()
+            final = parser.finish(truncated=not ended)
             yield from _kept(final.deltas, stops, completion)
-            completion.tool_calls = final.tool_calls
+            completion.tool_calls, completion.incomplete_call = final.tool_calls, final.incomplete_call
             if held := stops.finish():
                 completion.content += held
                 yield Delta(content=held)
