@@ -22,7 +22,6 @@ from torch.autograd.function import once_differentiable
 from ingot.ops.autograd import OpSet, TorchSegments
 from ingot.ops.segments import Segments
 
-
 # Longest run taken in one chunk. Its matrices grow with the square, but the parent's way from chunk to chunk costs more
 # until about here (measured at 4 heads of 32 x 40).
 ONE_CHUNK = 128
