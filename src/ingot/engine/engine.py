@@ -17,7 +17,7 @@ from ingot.engine.sequence import StatePool
 from ingot.spec import Config
 
 # Tokens a prefill pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on
-# 0.8B the activations of 256 tokens are 25 MB).
+# 0.8B the activations of 256 tokens are 33 MB: `ingot.spec.cost.memory`).
 STEP_TOKENS = 256
 
 

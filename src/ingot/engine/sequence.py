@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ingot.model import Pools, new_pools
+from ingot.model import new_pools
 from ingot.ops import PAGE, Segments
 from ingot.spec import Config
 
@@ -32,7 +32,7 @@ class StatePool:
 
     def __init__(self, ops: Any, config: Config) -> None:
         self.ops, self.config = ops, config
-        self.pools: Pools = new_pools(ops, config, slots=1, pages=0)
+        self.pools = new_pools(ops, config, slots=1, pages=0)
         self._free_slots, self._free_pages = [0], list[int]()
 
     def open(self) -> Sequence:
@@ -87,11 +87,16 @@ class StatePool:
         )
 
     def _grow(self, slots: int, pages: int) -> None:
-        old = self.pools
-        grown = []
-        for i, pool in enumerate(old.layers):
-            rows = slots if i in old.linear else pages
-            grown.append(tuple(self.ops.grow(array, rows) for array in pool))
-        self._free_slots += range(slots - 1, old.slots - 1, -1)
-        self._free_pages += range(pages - 1, old.pages - 1, -1)
-        self.pools = Pools(tuple(grown), None, old.linear, slots, pages)
+        """More rows for every pool that needs them, one layer at a time, so that only one is ever there twice."""
+        pools = self.pools
+        for i in range(len(pools.layers)):
+            first, second = pools.layers[i]
+            rows = slots if i in pools.linear else pages
+            if rows > (pools.slots if i in pools.linear else pools.pages):
+                first = self.ops.grow(first, rows)
+                pools.layers[i] = first, second  # the old array is given back before the next is made
+                pools.layers[i] = first, self.ops.grow(second, rows)
+            del first, second
+        self._free_slots += range(slots - 1, pools.slots - 1, -1)
+        self._free_pages += range(pages - 1, pools.pages - 1, -1)
+        pools.slots, pools.pages = slots, pages

@@ -9,7 +9,7 @@ from ingot.spec import Config
 from ingot.spec.config import FULL
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pools:
     """What the layers of one model remember of up to `slots` sequences, in the op set's own layout.
 
@@ -17,7 +17,7 @@ class Pools:
     pages.
     """
 
-    layers: tuple[tuple[Any, Any], ...]
+    layers: list[tuple[Any, Any]]
     mtp: tuple[Any, Any] | None
     linear: tuple[int, ...]
     slots: int
@@ -37,4 +37,4 @@ def new_pools(ops: Any, config: Config, slots: int, pages: int, mtp: bool = Fals
         return tail, ops.delta_state(slots, heads, key_dim, text.linear_value_head_dim)
 
     linear = tuple(i for i, kind in enumerate(text.layer_types) if kind != FULL)
-    return Pools(tuple(map(pool, text.layer_types)), pool(FULL) if mtp else None, linear, slots, pages)
+    return Pools([pool(kind) for kind in text.layer_types], pool(FULL) if mtp else None, linear, slots, pages)
