@@ -249,6 +249,8 @@ std::vector<std::string> available_isas() {
 
 NB_MODULE(_native, m) {
   using namespace ingot;
+  // A model held by a global lives until the interpreter is gone: no leak, and nothing its owner should read about.
+  nb::set_leak_warnings(false);
   m.doc() = "The kernels. Python callers use ingot.ops.native.OpSet, which allocates the outputs.";
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, best first.");
   nb::class_<Matrix>(m, "Matrix")
