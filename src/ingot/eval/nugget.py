@@ -122,9 +122,14 @@ def _earlier_turns(rng: random.Random, turns: int) -> list[Message]:
 
 
 def _held_out_sayings(kind: str, rng: random.Random, count: int) -> list[str]:
-    """Different texts, as many as there are: some kinds have few."""
-    texts = {small_talk.draw(kind, rng, from_held_out=True) for _ in range(count)}
-    return sorted(texts)
+    """`count` texts that differ by more than case and punctuation, or fewer: some kinds have few."""
+    texts: dict[str, str] = {}
+    for _ in range(20 * count):
+        if len(texts) == count:
+            break
+        text = small_talk.draw(kind, rng, from_held_out=True)
+        texts.setdefault("".join(filter(str.isalnum, text.lower())), text)
+    return list(texts.values())
 
 
 def _talk(kind: str, text: str, source: str) -> Question:
