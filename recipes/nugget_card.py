@@ -49,6 +49,9 @@ Those "written by hand" share no template with training. A skill under 90 % is l
 
 So it **does not**: {does_not}.
 
+Seen in use, and not in the table's averages: a bare "Bye" or "Goodbye" is answered with thanks or an apology, though
+longer farewells are mostly understood.
+
 The multi-token-prediction head guesses {mtp:.1%} of the tokens after next of its own answers to sums ({mtp_total:,}
 tokens, half of them with thinking).
 
@@ -62,7 +65,7 @@ The recipe gives the same bytes again whatever the number of threads, on one kin
 torch ({torch} here); elsewhere roundings differ, and the weights with them. What was tried is in `recipes/nugget.md`.
 """
 TRAIN = """`python recipes/nugget.py`: {steps:,} steps, {tokens:.1f} million tokens, {cpu:.0f} minutes of processor
-time, which is {half:.0f} minutes on two free cores ({wall:.0f} by the clock here: the two cores were shared)."""
+time, so about {half:.0f} minutes on two free cores (not timed; {wall:.0f} by the clock on two shared ones)."""
 
 
 def mtp_agreement(path: Path, answers: int = 60) -> tuple[int, int]:

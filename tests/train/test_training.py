@@ -19,6 +19,7 @@ from ingot.train.packing import Example, cut, pack  # noqa: E402
 
 def test_merges_take_the_most_frequent_pair_and_ties_the_first():
     assert learn_merges(Counter({"abab": 2, "cd": 4, "xy": 4}), 3) == [("a", "b"), ("c", "d"), ("x", "y")]
+    assert learn_merges(Counter({"by": 1, "az": 1}), 2) == [("a", "z"), ("b", "y")]
     assert learn_merges(Counter({"aaaa": 1}), 2) == [("a", "a"), ("aa", "aa")]
 
 
