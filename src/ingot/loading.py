@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from ingot.engine import Engine
 from ingot.language_model import LanguageModel
 from ingot.model import build
 from ingot.prompt import ChatTemplate, Tokenizer
+from ingot.prompt.outside_text import read_json_object
 from ingot.spec import Weight
 from ingot.store import Checkpoint, Tensor, open_checkpoint, resolve
 
@@ -37,13 +37,12 @@ def load(
     nugget.
 
     backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference"
-    (numpy). None:
-              native, or reference with a warning where the kernels were not built.
+              (numpy). None: native, or reference with a warning where the kernels were not built.
     weights   "f32" or "bf16"; None keeps the stored dtype (fp16 becomes f32, the reference computes in f32).
     kv        "f32", the only format of keys and values yet.
     threads   of the native or torch backend; None: the CPUs this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
-    progress  called with (bytes of weights read, bytes of weights in all) as they load.
+    progress  called with (elements of weights read, elements in all) as they load.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
     """
@@ -136,21 +135,14 @@ def _reader(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None)
     return read
 
 
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that need not be there."""
+    return read_json_object(path) if path.is_file() else {}
+
+
 def _eos_ids(path: Path, generation: dict[str, Any]) -> tuple[int, ...]:
     """End-of-sequence ids that the checkpoint's own files name."""
     config = _json(path / "config.json")
     places = (config, config.get("text_config") or {}, generation)
     found = (place.get("eos_token_id") for place in places)
     return tuple(i for ids in found for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; a JSON object is needed")
-    return value

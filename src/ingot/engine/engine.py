@@ -52,7 +52,7 @@ class Engine:
     ) -> np.ndarray:
         """float32 [T, vocab_size], every token's; `chunk` tokens a pass (1 is decode), None: `STEP_TOKENS`."""
         tokens = self._checked(ids)
-        if chunk is not None and (not isinstance(chunk, int | np.integer) or isinstance(chunk, bool) or chunk < 1):
+        if chunk is not None and not _is_count(chunk):
             raise ValueError(f"chunk is {chunk!r}; it must be a positive number of tokens a pass")
         sequence = self.states.open()
         try:
@@ -70,11 +70,7 @@ class Engine:
         The request is checked before the first pass; closing the iterator (or Ctrl-C) frees its state.
         """
         ids = self._checked(request.ids)
-        if (
-            not isinstance(request.max_tokens, int | np.integer)
-            or isinstance(request.max_tokens, bool)
-            or request.max_tokens < 1
-        ):
+        if not _is_count(request.max_tokens):
             raise ValueError(f"max_tokens is {request.max_tokens!r}; it must be a positive number of tokens")
         if len(ids) >= self.context:
             raise ValueError(
@@ -88,9 +84,8 @@ class Engine:
         sampler = Sampler(request.sampling, ids, self.vocabulary, seed)
         sequence = self.states.open()
         try:
-            self.states.reserve(
-                sequence, len(ids)
-            )  # at once: growing slice by slice would copy the pages again and again
+            # all pages at once: growing slice by slice would copy them again and again
+            self.states.reserve(sequence, len(ids))
             for part, at in _slices(ids, request.position, STEP_TOKENS):
                 row = self._run(sequence, part, at, np.array([len(part) - 1]))
             if request.position is not None:
@@ -124,6 +119,10 @@ class Engine:
         if len(array) > self.context:
             raise ValueError(f"ids has {len(array):,} tokens; this model's context holds {self.context:,}")
         return array.astype(np.int32)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def _slices(ids: np.ndarray, position: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

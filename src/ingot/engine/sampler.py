@@ -42,22 +42,22 @@ class SamplingParams:
                 _check(item.name, value, whole, *RANGES[item.name])
 
 
+_ABOVE_0 = math.nextafter(0, 1)  # the smallest positive number
 RANGES: dict[str, tuple[float, float, str]] = {
     "temperature": (0, 100, "from 0 (greedy) to 100"),
     "top_k": (0, 2**31, "0 (all) or a positive count"),
-    "top_p": (0, 1, "above 0 and at most 1"),
+    "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
     "min_p": (0, 1, "from 0 to 1"),
     "presence_penalty": (-2, 2, "from -2 to 2"),
     "frequency_penalty": (-2, 2, "from -2 to 2"),
-    "repetition_penalty": (0, 100, "above 0 and at most 100"),
+    "repetition_penalty": (_ABOVE_0, 100, "above 0 and at most 100"),
     "seed": (-(2**63), MASK64, "a 64-bit integer"),
 }
 
 
 def _check(name: str, value: Any, whole: bool, low: float, high: float, rule: str) -> None:
     number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
-    above = "above 0" in rule and value == 0 if number else False
-    if not number or isinstance(value, bool) or not low <= value <= high or above:
+    if not number or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be {'an integer, ' if whole else ''}{rule}")
 
 

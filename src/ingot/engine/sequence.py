@@ -52,14 +52,11 @@ class StatePool:
         twin = self.open()
         twin.length, twin.rope_delta = sequence.length, sequence.rope_delta
         self.reserve(twin, sequence.length)
+        slots, pages = [(sequence.slot, twin.slot)], list(zip(sequence.pages, twin.pages, strict=False))
         for i, pool in enumerate(self.pools.layers):
-            if i in self.pools.linear:
-                for array in pool:
-                    self.ops.copy_row(array, sequence.slot, twin.slot)
-            else:
-                for array in pool:
-                    for source, target in zip(sequence.pages, twin.pages, strict=False):
-                        self.ops.copy_row(array, source, target)
+            for array in pool:
+                for source, target in slots if i in self.pools.linear else pages:
+                    self.ops.copy_row(array, source, target)
         return twin
 
     def reserve(self, sequence: Sequence, tokens: int) -> None:

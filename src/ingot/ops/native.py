@@ -100,22 +100,6 @@ class OpSet:
         self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
         return Packed(self, data, (outputs, inputs), fmt)
 
-    def vector(self, tensor: Any) -> Array:
-        """A small fp32 parameter (norm, bias, decay, convolution) in its stored shape."""
-        return tensor.float32()
-
-    def items(self, nodes: list[Any]) -> list[Any]:
-        """The tree's container for numbered children."""
-        return nodes
-
-    def segments(self, seg: Segments) -> Segments:
-        """The pass's runs in the form this op set reads."""
-        return seg
-
-    def conv_tail(self, slots: int, width: int, channels: int) -> Array:
-        """Zeros for the convolution's past: [slots, W-1, C]."""
-        return np.zeros((slots, width - 1, channels), np.float32)
-
     def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""
         return aligned_zeros((slots, heads, -(-value_dim // LANES), key_dim, LANES))
@@ -130,21 +114,16 @@ class OpSet:
         larger[: len(pool)] = pool
         return larger
 
+    # what needs no kernel is the definition itself
+
+    vector = staticmethod(reference.vector)
+    items = staticmethod(reference.items)
+    segments = staticmethod(reference.segments)
+    conv_tail = staticmethod(reference.conv_tail)
     copy_row = staticmethod(reference.copy_row)
-
-    # shapes only
-
-    def concat(self, *parts: Array) -> Array:
-        """The parts side by side on the last axis."""
-        return np.concatenate(parts, axis=-1)
-
-    def take(self, x_TD: Array, rows_R: Array) -> Array:
-        """Some rows of x_TD."""
-        return x_TD[rows_R]
-
-    def host(self, x: Array) -> Array:
-        """The array as numpy fp32 on the host."""
-        return x
+    concat = staticmethod(reference.concat)
+    take = staticmethod(reference.take)
+    host = staticmethod(reference.host)
 
     # the operations; definitions in ops.reference
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from ingot.spec.config import FULL, Config, TextConfig, VisionConfig
 
-ROLES = ("matrix", "embedding", "norm1p", "norm", "conv", "decay", "bias")
-
 
 @dataclass(frozen=True)
 class Weight:
@@ -21,7 +19,7 @@ class Weight:
 
     `parts` names the row blocks of fused matrices in order, e.g. (("q", 2048), ("k", 2048), ("v", 2048)); rows sum to
     shape[0]. `component` is "text", "mtp" or "vision": the first is needed to answer a text, the others may be absent
-    from a file.
+    from a file. `role` is "matrix", "embedding", "norm1p" (stored as w - 1), "norm", "conv", "decay" or "bias".
     """
 
     name: str
