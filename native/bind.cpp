@@ -238,6 +238,17 @@ void attention(Context& context, const In& q, const In& k, const In& v, const In
   without_gil([&] { context.attention(op); });
 }
 
+std::optional<int64_t> choose(Context& context, const In& scores, double temperature, int64_t top_k, double top_p,
+                              double min_p, double u) {
+  Shapes shapes("choose");
+  shapes.is("scores", scores, "Z");
+  if (shapes["Z"] < 1) shapes.fail("scores is empty");
+  const Choice op{f32(scores), shapes["Z"], temperature, top_p, min_p, u, top_k};
+  int64_t id = -1;
+  without_gil([&] { id = context.choose(op); });
+  return id < 0 ? std::nullopt : std::optional(id);
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
@@ -285,5 +296,6 @@ NB_MODULE(_native, m) {
            "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert())
       .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
-           "o"_a.noconvert());
+           "o"_a.noconvert())
+      .def("choose", &choose, "scores"_a.noconvert(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "u"_a);
 }

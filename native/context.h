@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "choice.h"
 #include "dispatch.h"
 #include "portable/pack.h"
 #include "portable/rotary.h"
@@ -39,6 +40,7 @@ class Context {
   void causal_conv1d(const Conv& op);
   void gated_delta_rule(const DeltaRule& op);
   void attention(const Attention& op);
+  int64_t choose(const Choice& op) { return chosen(op, kernels_, pool_); }
 
  private:
   void rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t));

@@ -19,6 +19,7 @@ inline constexpr int conv_max_width = 16;   // taps: bounds the tile's buffer of
 inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile
 inline constexpr int linear_rows = 240;     // rows in one matmul tile: a multiple of every register tile
 inline constexpr int attention_rows = 64;   // (token, head) rows in one attention tile
+inline constexpr int choice_block = 64;     // scores of which one maximum is kept
 
 enum class Format : int { f32, bf16 };
 
@@ -124,7 +125,9 @@ struct Kernels {
   int delta_strips;  // strips a tile should take together: what the registers hold
   void (*store_keys)(const Attention&, const Tile&);
   void (*attention)(const Attention&, const Tile&, float* scratch);
-  // functions of one variable, y[i] = f(x[i]); for tests and for the sampler
+  bool (*block_maxima)(const float* scores, int64_t count, float* maxima);
+  void (*weigh)(const float* scores, int64_t count, float top, double rate, int64_t* weight);
+  // functions of one variable, y[i] = f(x[i]); for tests
   void (*exp)(const Elementwise&, int64_t row, int64_t rows);
   void (*sigmoid)(const Elementwise&, int64_t row, int64_t rows);
   void (*softplus)(const Elementwise&, int64_t row, int64_t rows);

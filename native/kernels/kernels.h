@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "choice.h"
 #include "conv.h"
 #include "delta.h"
 #include "linear.h"
@@ -29,6 +30,8 @@ const Kernels kernels{
     delta_strips,
     store_keys,
     attention,
+    block_maxima,
+    weigh,
     exp_each,
     sigmoid_each,
     softplus_each,

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from ingot.engine.sampler import exp
 from ingot.ops import reference
+from ingot.ops.choice import exp
 from ingot.spec import official, parse_config
 from ingot.spec.cost import memory
 
@@ -48,7 +48,7 @@ def test_a_decay_forgets_what_its_logarithm_knows():
 def test_the_samplers_exp_has_the_same_bits_without_avx512():
     """docs/why/sampling-is-replayable.md: numpy's exp does not, on a machine that has AVX-512."""
     code = (
-        "import numpy as np, sys; from ingot.engine.sampler import exp;"
+        "import numpy as np, sys; from ingot.ops.choice import exp;"
         "sys.stdout.buffer.write(exp(-np.random.default_rng(1).random(5000) * 50).tobytes())"
     )
     run = subprocess.run(

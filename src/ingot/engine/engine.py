@@ -81,7 +81,7 @@ class Engine:
     def _generate(self, request: Request, ids: np.ndarray) -> Iterator[int]:
         seed = request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        sampler = Sampler(request.sampling, ids, self.vocabulary, seed)
+        sampler = Sampler(request.sampling, ids, self.vocabulary, seed, self.ops.choose)
         sequence = self.states.open()
         try:
             # all pages at once: growing slice by slice would copy them again and again

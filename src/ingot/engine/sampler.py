@@ -1,19 +1,18 @@
 """Choosing the next token. A choice is a function of the logits, the parameters, the sequence's ids, the seed and the
-index of the token in the answer: it can be replayed anywhere.
-
-No libm and no order-dependent sum is used: `exp` is written out in IEEE operations, sums run left to right, ties go to
-the lower id.
+index of the token in the answer: it can be replayed anywhere. The draw itself is the op set's `choose`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 MASK64 = 2**64 - 1
+Choose = Callable[[np.ndarray, float, int, float, float, float], int | None]  # ops.choose
 
 
 @dataclass(frozen=True)
@@ -76,81 +75,47 @@ def _mix(x: int) -> int:
 
 class Sampler:
     """The sampler of one request; `prompt_ids` counts for repetition_penalty, `vocabulary` ids may be chosen (the rows
-    beyond the tokenizer are padding)."""
+    beyond the tokenizer are padding). `choose` is the op set's."""
 
-    def __init__(self, params: SamplingParams, prompt_ids: np.ndarray, vocabulary: int, seed: int) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt_ids: np.ndarray, vocabulary: int, seed: int, choose: Choose
+    ) -> None:
         self.params, self.seed = params, seed
-        self._seen = np.zeros(vocabulary, bool)
-        self._seen[prompt_ids[prompt_ids < vocabulary]] = True
-        self._count = np.zeros(vocabulary, np.int32)
-        self._index = 0
+        self._choose, self._vocabulary, self._index = choose, vocabulary, 0
+        self._seen = np.unique(prompt_ids[prompt_ids < vocabulary])
+        self._count = np.zeros(len(self._seen))  # of each seen id in the answer
 
     def sample(self, logits_Z: np.ndarray) -> int:
         """The next token's id; ValueError when the logits hold NaN (damaged weights), rather than a silent token 0."""
-        scores = self._penalised(logits_Z[: len(self._count)].astype(np.float64))
-        if np.isnan(scores).any():
+        p, u = self.params, uniform(self.seed, self._index)
+        scores_Z = self._penalised(logits_Z[: self._vocabulary])
+        token = self._choose(scores_Z, p.temperature, p.top_k, p.top_p, p.min_p, u)
+        if token is None:
             raise ValueError(
                 "the logits hold NaN: the weights are damaged or overflow\nhint: run with weights='f32' to find out"
             )
-        token = self._choose(scores)
-        self._seen[token] = True
-        self._count[token] += 1
         self._index += 1
+        if self._penalises:
+            self._remember(token)
         return token
 
-    def _penalised(self, scores: np.ndarray) -> np.ndarray:
+    @property
+    def _penalises(self) -> bool:
         p = self.params
-        if p.repetition_penalty != 1:
-            seen = scores[self._seen]
-            scores[self._seen] = np.where(seen > 0, seen / p.repetition_penalty, seen * p.repetition_penalty)
-        if p.presence_penalty or p.frequency_penalty:
-            scores -= p.presence_penalty * (self._count > 0) + p.frequency_penalty * self._count
-        return scores
+        return p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
 
-    def _choose(self, scores: np.ndarray) -> int:
-        p = self.params
-        if p.temperature == 0 or p.top_k == 1:
-            return int(np.argmax(scores))  # the first of equals
-        ids, weight = _candidates(scores, p)
-        total = np.cumsum(weight)
-        return int(ids[np.searchsorted(total, uniform(self.seed, self._index) * total[-1], side="right")])
+    def _penalised(self, scores_Z: np.ndarray) -> np.ndarray:
+        if not self._penalises:
+            return scores_Z
+        p, scores_Z = self.params, scores_Z.copy()
+        seen = scores_Z[self._seen].astype(np.float64)
+        seen = np.where(seen > 0, seen / p.repetition_penalty, seen * p.repetition_penalty)
+        seen -= p.presence_penalty * (self._count > 0) + p.frequency_penalty * self._count
+        scores_Z[self._seen] = seen
+        return scores_Z
 
-
-def _candidates(scores: np.ndarray, p: SamplingParams) -> tuple[np.ndarray, np.ndarray]:
-    """Ids that survive top_k, top_p and min_p, best first, and their unnormalised probabilities."""
-    ids = _top(scores, p.top_k) if 0 < p.top_k < len(scores) else np.arange(len(scores))
-    if p.top_p < 1 or p.min_p > 0:
-        ids = ids[np.argsort(-scores[ids], kind="stable")]
-    weight = exp((scores[ids] - scores[ids].max()) / p.temperature)
-    if p.top_p < 1:  # the smallest set that reaches top_p: a token stays while those before it fall short
-        before = np.cumsum(weight) - weight
-        kept = before < p.top_p * (before[-1] + weight[-1])
-        ids, weight = ids[kept], weight[kept]
-    if p.min_p > 0:
-        kept = weight >= p.min_p * weight.max()
-        ids, weight = ids[kept], weight[kept]
-    return ids, weight
-
-
-def _top(scores: np.ndarray, k: int) -> np.ndarray:
-    """The ids of the k best scores in ascending order; among equals at the edge the lower ids."""
-    edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-    better, equal = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
-    return np.sort(np.concatenate([better, equal[: k - len(better)]]))
-
-
-# Taylor coefficients 1/n!, exact in the precision needed: on |r| <= ln2/2 the 14 terms leave 1e-17.
-_TAYLOR = [1 / math.factorial(n) for n in range(14)]
-_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # ln 2 in two parts, n * high is exact
-
-
-def exp(x: np.ndarray) -> np.ndarray:
-    """e^x of float64 values <= 0 in IEEE operations only, so that every machine gives the same bits (numpy's exp does
-    not)."""
-    x = np.maximum(x, -700.0)
-    n = np.rint(x * 1.4426950408889634)
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    y = np.zeros_like(r)
-    for c in reversed(_TAYLOR):
-        y = y * r + c
-    return np.ldexp(y, n.astype(np.int32))
+    def _remember(self, token: int) -> None:
+        at = int(np.searchsorted(self._seen, token))
+        if at == len(self._seen) or self._seen[at] != token:
+            self._seen, self._count = np.insert(self._seen, at, token), np.insert(self._count, at, 0)
+        self._count[at] += 1

@@ -20,6 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ingot.ops.choice import choose
 from ingot.ops.segments import PAGE, Segments
 
 # Logits alive at once in the loss: 2**24 fp32 values are 64 MiB (taste).
@@ -129,6 +130,8 @@ class OpSet:
 
     def host(self, x: Tensor) -> np.ndarray:
         return x.detach().float().cpu().numpy()
+
+    choose = staticmethod(choose)  # over host arrays: one row a token
 
     # -- the small ops
 

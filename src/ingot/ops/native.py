@@ -228,6 +228,13 @@ class OpSet:
         self._context.attention(q_THE, k_TGE, v_TGE, seg.offset, start, pages, seg.causal, *kv, o_THE)
         return o_THE
 
+    def choose(
+        self, scores_Z: Array, temperature: float, top_k: int, top_p: float, min_p: float, u: float
+    ) -> int | None:
+        """The id drawn from softmax(scores / temperature) after top_k, top_p and min_p; None when a score is NaN."""
+        token: int | None = self._context.choose(scores_Z, temperature, top_k, top_p, min_p, u)
+        return token
+
     def _own_pages(self, k_TGE: Array, seg: Segments) -> tuple[tuple[Array, Array], Array, Array]:
         """Pages for one pass: every run begins at its own page 0 and sees its own keys only."""
         counts = -(-np.diff(seg.offset) // PAGE)

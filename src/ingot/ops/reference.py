@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ingot.ops.choice import choose as choose  # the definition has a file of its own
 from ingot.ops.segments import PAGE, Segments
 
 Array = np.ndarray

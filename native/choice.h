@@ -1,0 +1,20 @@
+// One id drawn from a row of scores: `choose` of ops/choice.py, the same id for every thread count and instruction set,
+// without sorting the row.
+#pragma once
+
+#include "table.h"
+#include "threads.h"
+
+namespace ingot {
+
+struct Choice {
+  const float* scores;
+  int64_t count;  // at least 1
+  double temperature, top_p, min_p, u;
+  int64_t top_k;
+};
+
+// The id, or -1 when a score is NaN.
+int64_t chosen(const Choice& op, const Kernels& kernels, ThreadPool& pool);
+
+}  // namespace ingot
