@@ -43,8 +43,10 @@ class LanguageModel:
         template: ChatTemplate | None = None,
         generation_config: Mapping[str, Any] | None = None,
         eos_ids: Sequence[int] = (),
+        cache_file: Path | None = None,
     ) -> None:
         self.path, self.engine, self.tokenizer, self.template = path, engine, tokenizer, template
+        self.cache_file = cache_file  # what loading wrote for the next start
         self.generation_config = dict(generation_config or {})
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from ingot.engine import Engine
 from ingot.language_model import LanguageModel
-from ingot.model import build
+from ingot.leaves import weights_of
 from ingot.prompt import ChatTemplate, Tokenizer
 from ingot.prompt.outside_text import read_json_object
-from ingot.spec import Weight
-from ingot.store import Checkpoint, Tensor, open_checkpoint, resolve
+from ingot.store import open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
 FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
@@ -31,6 +30,7 @@ def load(
     threads: int | None = None,
     device: str | None = None,
     accept: Iterable[str] = (),
+    cache: bool | str | os.PathLike[str] = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled
@@ -42,7 +42,9 @@ def load(
     kv        "f32", the only format of keys and values yet.
     threads   of the native or torch backend; None: the CPUs this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
-    progress  called with (elements of weights read, elements in all) as they load.
+    cache     True: what the native backend packs is kept on disk for the next start, where that saves time
+              (docs/cache.md); False: neither read nor written; a directory: kept there, whatever the size.
+    progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
     """
@@ -54,13 +56,14 @@ def load(
     path = nugget_path() if model is None else resolve(model)
     checkpoint = open_checkpoint(path, accept)
     ops, fmt = _op_set(backend, weights or FORMATS[checkpoint.dtype], weights is not None, threads, device)
-    root = build(checkpoint.config, ops, _reader(checkpoint, progress), fmt)
+    loaded = weights_of(checkpoint, ops, fmt, cache if isinstance(cache, bool) else Path(cache), progress)
     has_tokenizer = any((path / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = Tokenizer.from_directory(path) if has_tokenizer else None
-    engine = Engine(root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None)
+    engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None)
     template = ChatTemplate.from_directory(path) if tokenizer else None
     defaults = _json(path / "generation_config.json")
-    return LanguageModel(path, engine, tokenizer, template, defaults, _eos_ids(path, defaults))
+    eos_ids = _eos_ids(path, defaults)
+    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written)
 
 
 def nugget_path() -> Path:
@@ -113,26 +116,6 @@ def _torch(threads: int | None, device: str | None) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device!r}, which torch cannot use here: {str(error).splitlines()[0]}") from None
     return OpSet(device=device or "cpu")
-
-
-def _reader(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None) -> Callable[[Weight], Tensor]:
-    """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not
-    two."""
-    total = sum(w.size for w in checkpoint.table.values() if w.component == "text")
-    done, previous = 0, ""
-
-    def read(weight: Weight) -> Tensor:
-        nonlocal done, previous
-        if previous:
-            checkpoint.release(previous)
-        previous = weight.name
-        tensor = checkpoint.read(weight.name)
-        done += weight.size
-        if progress is not None:
-            progress(done, total)
-        return tensor
-
-    return read
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Reciter:
     def __init__(self) -> None:
         self.config = parse_config(official("0.8b"))
         self.engine = SimpleNamespace(ops=SimpleNamespace(__name__="ingot.ops.reference"))
+        self.cache_file = None
 
     def chat(
         self,

@@ -55,6 +55,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("running")
     group.add_argument("--backend", choices=("native", "reference", "torch"), help="default: native")
     group.add_argument("--weights", choices=("f32", "bf16"), help="default: as stored")
+    group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
 
 
@@ -94,8 +95,20 @@ def load_model(args: argparse.Namespace) -> Any:
         from ingot.store import resolve
 
         where = resolve(where)  # a download has its own progress bars
-    with Progress(Terminal(sys.stderr), f"loading {args.model or 'nugget'}") as line:
-        return ingot.load(where, backend=args.backend, weights=args.weights, threads=args.threads, progress=line.at)
+    err = Terminal(sys.stderr)
+    with Progress(err, f"loading {args.model or 'nugget'}") as line:
+        model = ingot.load(
+            where,
+            backend=args.backend,
+            weights=args.weights,
+            threads=args.threads,
+            cache=not args.no_cache,
+            progress=line.at,
+        )
+    if model.cache_file:
+        size = model.cache_file.stat().st_size
+        err.dim(f"packed weights kept for the next start: {model.cache_file} ({size / 1e9:.1f} GB; ingot cache)\n")
+    return model
 
 
 def _prompt(text: str | None) -> str | None:

@@ -25,6 +25,7 @@ LANES = 16  # hardware: floats in one AVX-512 register; every instruction set co
 CACHE_LINE = 64
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 STORED = {"F32": "f32", "BF16": "bf16"}
+PACK_VERSION = 1  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
 
 
 def available_isas() -> list[str]:
@@ -75,6 +76,7 @@ class OpSet:
     """The native op set. `threads` None: every CPU this process may use; `isa` None: the best of `available_isas()`."""
 
     Node = Node
+    PACK_VERSION = PACK_VERSION
 
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
@@ -99,6 +101,10 @@ class OpSet:
         data = aligned_empty(shape, np.float32 if fmt == "f32" else np.uint16)
         self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
         return Packed(self, data, (outputs, inputs), fmt)
+
+    def packed(self, data: Array, shape: tuple[int, int], fmt: str) -> Packed:
+        """The leaf [O, I] that `matrix` gave, from its `data`; nothing is copied."""
+        return Packed(self, data, shape, fmt)
 
     def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""

@@ -38,6 +38,10 @@ class Checkpoint:
         """Stored dtype, shape and place of one weight; nothing is read."""
         return self._file(name).info(self._stored[name])
 
+    def identity(self) -> list[tuple[object, ...]]:
+        """What tells these files from others, without reading their weights: names, sizes, times, headers."""
+        return sorted({file.identity for file in self._files.values()})
+
     def read(self, name: str, check_finite: bool = True) -> Tensor:
         """One weight as a read-only view of its mapped file; ValueError when it holds a NaN or an infinity."""
         file = self._file(name)

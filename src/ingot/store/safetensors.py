@@ -7,6 +7,7 @@ offsets cover completely, once, from 0 to its end. Everything that a file can ge
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -47,11 +48,16 @@ class SafetensorsFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         with _open(self.path) as file:
-            size = os.fstat(file.fileno()).st_size
+            about = os.fstat(file.fileno())
+            size = about.st_size
             header = _read_header(self.path, file, size)
             self._entries, self.metadata = _parse_header(self.path, header, size - 8 - len(header))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.nbytes = size
+        # What tells that a file is another one, without reading it. A program can restore the time of the last write
+        # after changing a file (`cp -p`, rsync), hardly that of the last change.
+        digest = hashlib.sha256(header).hexdigest()
+        self.identity = (self.path.name, size, about.st_mtime_ns, about.st_ctime_ns, digest)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +82,13 @@ class SafetensorsFile:
             flat = flat.copy()
             flat.flags.writeable = False
         return Tensor(flat.reshape(info.shape), info.dtype, partial(self._release, info.begin))
+
+    def prefetch(self) -> None:
+        """Have the system read the whole file ahead, in huge pages where it can; returns at once."""
+        for advice in ("MADV_HUGEPAGE", "MADV_WILLNEED"):
+            if hasattr(mmap, advice):
+                with suppress(OSError):  # it is advice
+                    self._map.madvise(getattr(mmap, advice))
 
     def release(self, name: str) -> None:
         """Give the tensor's pages back to the system; views stay valid and read the file again when touched."""

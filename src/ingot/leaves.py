@@ -1,0 +1,116 @@
+"""A checkpoint's weights as the leaves of an op set: packed now, or mapped from a file that packed them before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ingot.model import build
+from ingot.spec import Weight
+from ingot.store import Checkpoint, Tensor
+from ingot.store.cache import cache_directory, cache_file, source_of
+from ingot.store.packed import PackedFile, PackedWriter, find
+
+POLICY = 1  # which leaves the graph has and what they are called; a change makes old cache files stale
+WORTH_BYTES = 64 << 20  # of stored weights; measured: packing less takes under 0.1 s (docs/why/packed-cache.md)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The root of the weights' tree, and the cache file that was written for the next start, if one was."""
+
+    root: Any
+    written: Path | None = None
+
+
+def weights_of(checkpoint: Checkpoint, ops: Any, fmt: str, cache: bool | Path, progress: Progress | None) -> Weights:
+    """The tree of `checkpoint` with matrices in `fmt`.
+
+    `cache` is a directory, True (the user's, where it is worth it) or False. Where the cache cannot be written the
+    weights are packed into memory, with a warning.
+    """
+    wanted = isinstance(cache, Path) or (cache and _size(checkpoint) >= WORTH_BYTES)
+    if wanted and hasattr(ops, "packed"):
+        try:
+            directory = cache if isinstance(cache, Path) else cache_directory()
+            return _cached(checkpoint, ops, fmt, directory, progress)
+        except OSError as error:
+            warnings.warn(_about(error), stacklevel=3)
+    return Weights(build(checkpoint.config, ops, _Reader(checkpoint, progress), fmt))
+
+
+def _cached(checkpoint: Checkpoint, ops: Any, fmt: str, directory: Path, progress: Progress | None) -> Weights:
+    path = cache_file(directory, checkpoint.path, fmt)
+    version = f"{ops.PACK_VERSION}.{POLICY}"
+    source = source_of(checkpoint.path, fmt, version, checkpoint.identity())
+    file = find(path, source)
+    written = None if file else path
+    if file is None:
+        with PackedWriter(path, source, 2 * len(checkpoint.table)) as writer:
+            build(checkpoint.config, _Packing(ops, _Reader(checkpoint, progress), writer), lambda weight: weight, fmt)
+        file = PackedFile(path)
+    file.prefetch()
+    return Weights(build(checkpoint.config, _Mapped(ops, file), lambda weight: weight, fmt), written)
+
+
+class _Packing:
+    """What `build` asks of an op set, for weights that go to a file one by one; none stays in memory."""
+
+    def __init__(self, ops: Any, read: Callable[[Weight], Tensor], writer: PackedWriter) -> None:
+        self.Node, self.items = ops.Node, ops.items
+        self._ops, self._read, self._writer = ops, read, writer
+
+    def matrix(self, weight: Weight, fmt: str) -> None:
+        self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(self._read(weight), fmt).data)
+
+    def vector(self, weight: Weight) -> None:
+        self._writer.write(weight.name, self._ops.vector(self._read(weight)))
+
+
+class _Mapped:
+    """What `build` asks of an op set, for weights that lie in a cache file."""
+
+    def __init__(self, ops: Any, file: PackedFile) -> None:
+        self.Node, self.items = ops.Node, ops.items
+        self._ops, self._file = ops, file
+
+    def matrix(self, weight: Weight, fmt: str) -> Any:
+        return self._ops.packed(self._file.array(f"{weight.name}.{fmt}"), weight.shape, fmt)
+
+    def vector(self, weight: Weight) -> Any:
+        return self._file.array(weight.name)
+
+
+class _Reader:
+    """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not
+    two."""
+
+    def __init__(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+        self._checkpoint, self._progress = checkpoint, progress
+        self._done, self._total, self._previous = 0, _size(checkpoint), ""
+
+    def __call__(self, weight: Weight) -> Tensor:
+        if self._previous:
+            self._checkpoint.release(self._previous)
+        self._previous = weight.name
+        tensor = self._checkpoint.read(weight.name)
+        self._done += tensor.nbytes
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        return tensor
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Bytes of the weights that are read, as stored."""
+    infos = (checkpoint.info(w.name) for w in checkpoint.table.values() if w.component == "text")
+    return sum(info.end - info.begin for info in infos)
+
+
+def _about(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    where = f" {error.filename}" if error.filename else ""
+    return f"the packed weights cannot be kept for the next start: {reason}{where}\nhint: --no-cache does not try"
