@@ -16,6 +16,8 @@ from ingot.cli import main
 class Calculator:
     """Reads two numbers out of any wording; sums that need a carry beyond 900 it gets wrong."""
 
+    cache_file = None
+
     def __init__(self) -> None:
         self.thinking: list[bool | None] = []
 

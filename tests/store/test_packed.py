@@ -102,6 +102,20 @@ def test_every_byte_of_the_data_is_in_the_checksum(tmp_path):
             continue
 
 
+@pytest.mark.parametrize(
+    "change", [(b'"F32"', b'"I32"'), (b"[7]", b"[7 "), (b"a.norm", b"a.form"), (b'"source"', b'"sourcf"')]
+)
+def test_the_header_is_in_the_checksum(tmp_path, change):
+    path = write(tmp_path / "x")
+    sealed = path.stat().st_mtime
+    path.write_bytes(path.read_bytes().replace(*change, 1))
+    os.utime(path, (sealed, sealed))
+    try:
+        assert not PackedFile(path).verify()
+    except ValueError as error:
+        assert "not valid JSON" in str(error)
+
+
 @pytest.mark.parametrize("size", [0, 7, 100, 4096, 5000, -1])
 def test_a_truncated_file_is_noticed(tmp_path, size):
     path = write(tmp_path / "x")
