@@ -35,6 +35,14 @@ def write(path: Path, source: str = "source", arrays: dict[str, np.ndarray] = AR
     return path
 
 
+def is_right(path: Path) -> bool:
+    """Whether the file opens and every byte is as it was written."""
+    try:
+        return PackedFile(path).verify()
+    except ValueError:
+        return False
+
+
 def names(directory: Path) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir())
 
@@ -96,10 +104,7 @@ def test_every_byte_of_the_data_is_in_the_checksum(tmp_path):
         data[place] ^= 1
         path.write_bytes(data)
         os.utime(path, (sealed, sealed))
-        try:
-            assert not PackedFile(path).verify()
-        except ValueError:
-            continue
+        assert not is_right(path)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +115,7 @@ def test_the_header_is_in_the_checksum(tmp_path, change):
     sealed = path.stat().st_mtime
     path.write_bytes(path.read_bytes().replace(*change, 1))
     os.utime(path, (sealed, sealed))
-    try:
-        assert not PackedFile(path).verify()
-    except ValueError as error:
-        assert "not valid JSON" in str(error)
+    assert not is_right(path)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 4096, 5000, -1])
