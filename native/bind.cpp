@@ -27,13 +27,13 @@ void without_gil(const Body& body) {
   body();
 }
 
-Format parse_format(const std::string& name) {
-  if (name == "f32") return Format::f32;
-  if (name == "bf16") return Format::bf16;
-  throw std::invalid_argument("fmt is \"" + name + "\", expected f32 or bf16");
-}
+constexpr const char* format_names[formats] = {"f32", "bf16", "q8", "q4"};
 
-Kind kind_of(Format format) { return format == Format::f32 ? Kind::float32 : Kind::bf16; }
+Format parse_format(const std::string& name) {
+  for (int i = 0; i < formats; ++i)
+    if (name == format_names[i]) return Format(i);
+  throw std::invalid_argument("fmt is \"" + name + "\", expected f32, bf16, q8 or q4");
+}
 
 // A packed weight: keeps its array alive.
 struct Matrix {
@@ -44,9 +44,9 @@ struct Matrix {
     op.format = parse_format(format);
     op.outputs = outputs, op.inputs = inputs;
     Shapes shapes("Matrix");
-    shapes.bind("O", outputs).bind("I", inputs).bind("pairs", (inputs + 1) / 2);
-    shapes.is("data", data, op.format == Format::f32 ? "O/16 I 16" : "O/16 pairs 16 2", kind_of(op.format));
-    op.weight = data.data();
+    shapes.bind("O", outputs).bind("panel", panel_bytes(op.format, inputs));
+    shapes.is("data", data, "O/16 panel", Kind::uint8);
+    op.weight = static_cast<const uint8_t*>(data.data());
   }
 };
 
@@ -66,20 +66,10 @@ int64_t row_count(const Shapes& shapes, const In& x) { return x.ndim() == 3 ? sh
 void pack(Context& context, const In& from, const std::string& from_format, const Out& to, const std::string& format) {
   const Format source = parse_format(from_format), target = parse_format(format);
   Shapes shapes("pack");
-  shapes.is("weight", from, "O I", kind_of(source));
-  shapes.bind("pairs", (shapes["I"] + 1) / 2);
-  shapes.is("data", to, target == Format::f32 ? "O/16 I 16" : "O/16 pairs 16 2", kind_of(target));
+  shapes.is("weight", from, "O I", source == Format::f32 ? Kind::float32 : Kind::bf16);
+  shapes.bind("panel", panel_bytes(target, shapes["I"])).is("data", to, "O/16 panel", Kind::uint8);
   const Unpacked weight{from.data(), shapes["O"], shapes["I"], source};
-  without_gil([&] { context.pack(weight, target, to.data()); });
-}
-
-void embed(Context& context, const Matrix& table, const In& ids, const Out& y) {
-  Shapes shapes("embed");
-  shapes.bind("D", table.op.inputs).is("ids", ids, "T", Kind::int32).is("y", y, "T D");
-  shapes.within("ids", ids, 0, table.op.outputs, "a row of the table");
-  Linear op = table.op;
-  op.y = f32(y), op.rows = shapes["T"];
-  without_gil([&] { context.embed(op, i32(ids)); });
+  without_gil([&] { context.pack(weight, target, static_cast<uint8_t*>(to.data())); });
 }
 
 void linears(Context& context, const In& x, const std::vector<const Matrix*>& leaves, const std::vector<Out>& y) {
@@ -92,7 +82,7 @@ void linears(Context& context, const In& x, const std::vector<const Matrix*>& le
     op.x = f32(x), op.y = f32(y[i]), op.rows = shapes["T"];
     ops.push_back(op);
   }
-  without_gil([&] { context.linears(ops); });
+  without_gil([&] { context.linears(std::move(ops)); });
 }
 
 void rms_norm(Context& context, const In& x, const In& w, float eps, bool one_plus, const Out& y) {
@@ -263,6 +253,8 @@ NB_MODULE(_native, m) {
   // A model held by a global lives until the interpreter is gone: no leak, and nothing its owner should read about.
   nb::set_leak_warnings(false);
   m.doc() = "The kernels. Python callers use ingot.ops.native.OpSet, which allocates the outputs.";
+  m.def("panel_bytes", [](const std::string& fmt, int64_t inputs) { return panel_bytes(parse_format(fmt), inputs); },
+        "fmt"_a, "inputs"_a, "Bytes of 16 rows of a packed matrix.");
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, best first.");
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<In, const std::string&, int64_t, int64_t>(), "data"_a.noconvert(), "fmt"_a, "outputs"_a,
@@ -272,7 +264,6 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &Context::isa)
       .def_prop_ro("threads", &Context::threads)
       .def("pack", &pack, "weight"_a.noconvert(), "weight_fmt"_a, "data"_a.noconvert(), "fmt"_a)
-      .def("embed", &embed, "table"_a, "ids"_a.noconvert(), "y"_a.noconvert())
       .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert())
       .def("rms_norm", &rms_norm, "x"_a.noconvert(), "w"_a.noconvert(), "eps"_a, "one_plus"_a, "y"_a.noconvert())
       .def("gated_rms_norm", &gated_rms_norm, "o"_a.noconvert(), "z"_a.noconvert(), "w"_a.noconvert(), "eps"_a,

@@ -40,33 +40,80 @@ void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) 
 
 }  // namespace
 
-void Context::pack(const Unpacked& from, Format format, void* to) {
-  run_range(pool_, tiles_of(from.outputs, lanes), linear_panels, [&](int64_t first, int64_t count) {
-    for (int64_t p = first; p < first + count; ++p) pack_panel(from, p, format, to);
+uint8_t* Context::Workspace::reserve(int64_t bytes) {
+  if (bytes > size) {
+    memory.reset();
+    memory.reset(new uint8_t[size_t(bytes) + 64]);
+    size = bytes;
+  }
+  return memory.get() + (-reinterpret_cast<uintptr_t>(memory.get()) & 63);
+}
+
+void Context::pack(const Unpacked& from, Format format, uint8_t* to) {
+  const int64_t size = panel_bytes(format, from.inputs);
+  const bool integers = format == Format::q8 || format == Format::q4;
+  pool_.run(tiles_of(from.outputs, lanes), [&](int64_t p, int) {
+    if (integers) kernels_.quantise(from, p, format, to + p * size);
+    else pack_panel(from, p, format, to + p * size);
   });
 }
 
-void Context::embed(const Linear& table, const int32_t* ids) {
-  const int64_t tile = std::max<int64_t>(1, tile_floats / table.inputs);
-  run_range(pool_, table.rows, tile, [&](int64_t first, int64_t count) {
-    for (int64_t t = first; t < first + count; ++t)
-      unpack_row(table.weight, table.format, table.inputs, ids[t], table.y + t * table.inputs);
-  });
+// Rounds x once for all matrices of one kind. The first op of the kind carries the arrays; the others borrow them.
+void Context::round_rows(std::vector<Linear>& ops, bool bf16, uint8_t* memory) {
+  Linear* first = nullptr;
+  for (Linear& op : ops) {
+    if (op.format == Format::f32 || (op.format == Format::bf16) != bf16) continue;
+    if (!first) {
+      first = &op;
+      op.rounded = rounded_arrays(op, memory);
+      run_range(pool_, tiles_of(op.rows, row_tile), 1, [&](int64_t tile, int64_t) { kernels_.round_rows(op, tile); });
+    }
+    op.rounded = first->rounded;
+  }
 }
 
-void Context::linears(const std::vector<Linear>& ops) {
+int64_t Context::rounded_bytes(const Linear& op) const {
+  if (op.format == Format::f32) return 0;
+  const int64_t rows = round_up(op.rows, row_tile);
+  const bool bf16 = op.format == Format::bf16;
+  const int64_t groups = round_up(op.inputs, bf16 ? group_inputs : 2 * group_inputs) / group_inputs;
+  return rows * groups * (bf16 ? group_inputs * kernels_.bf16_bytes : group_inputs + 8);
+}
+
+Rounded Context::rounded_arrays(const Linear& op, uint8_t* memory) const {
+  const bool bf16 = op.format == Format::bf16;
+  const int64_t groups = round_up(op.inputs, bf16 ? group_inputs : 2 * group_inputs) / group_inputs;
+  const int64_t count = round_up(op.rows, row_tile) * groups;
+  if (bf16) return {memory, nullptr, nullptr, groups};
+  float* scale = reinterpret_cast<float*>(memory + count * group_inputs);
+  return {memory, scale, reinterpret_cast<int32_t*>(scale + count), groups};
+}
+
+void Context::linears(std::vector<Linear> ops) {
   if (ops.empty() || ops[0].rows == 0) return;
-  const int64_t row_tiles = tiles_of(ops[0].rows, linear_rows);
-  std::vector<int64_t> first{0};  // first tile of every matrix
-  for (const Linear& op : ops)
-    first.push_back(first.back() + row_tiles * tiles_of(tiles_of(op.outputs, lanes), linear_panels));
-  pool_.run(first.back(), [&](int64_t t, int) {
+  const int64_t rows = ops[0].rows;
+  int64_t integers = 0, bf16 = 0;
+  for (const Linear& op : ops) (op.format == Format::bf16 ? bf16 : integers) = rounded_bytes(op);
+  const int64_t scratch = round_up(linear_scratch(ops[0].inputs), 64);
+  const std::lock_guard turn(workspace_.turn);
+  uint8_t* memory = workspace_.reserve(integers + bf16 + scratch * threads());
+  round_rows(ops, false, memory + scratch * threads());
+  round_rows(ops, true, memory + scratch * threads() + integers);
+
+  const int64_t row_tiles = tiles_of(rows, linear_rows);
+  std::vector<int64_t> first{0}, panels;  // first tile of every matrix; panels of its tiles
+  for (const Linear& op : ops) {
+    const int64_t few = std::max<int64_t>(linear_bytes / panel_bytes(op.format, op.inputs), 1);
+    panels.push_back(rows > row_tile || op.format == Format::bf16 ? linear_panels : few);
+    first.push_back(first.back() + row_tiles * tiles_of(tiles_of(op.outputs, lanes), panels.back()));
+  }
+  pool_.run(first.back(), [&](int64_t t, int thread) {
     size_t i = 0;
     while (t >= first[i + 1]) ++i;
     const Linear& op = ops[i];
-    const int64_t panel = (t - first[i]) / row_tiles * linear_panels, row = (t - first[i]) % row_tiles * linear_rows;
-    const int64_t panels = std::min<int64_t>(linear_panels, tiles_of(op.outputs, lanes) - panel);
-    kernels_.linear(op, row, std::min<int64_t>(linear_rows, op.rows - row), panel, panels);
+    const int64_t panel = (t - first[i]) / row_tiles * panels[i], row = (t - first[i]) % row_tiles * linear_rows;
+    const int64_t count = std::min(panels[i], tiles_of(op.outputs, lanes) - panel);
+    kernels_.linear(op, row, std::min<int64_t>(linear_rows, rows - row), panel, count, memory + thread * scratch);
   });
 }
 

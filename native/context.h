@@ -2,6 +2,7 @@
 // Arguments have been checked (bind.cpp); nothing here throws but an allocation that fails.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -23,9 +24,8 @@ class Context {
   const char* isa() const { return kernels_.name; }
   int threads() const { return pool_.threads(); }
 
-  void pack(const Unpacked& from, Format format, void* to);
-  void embed(const Linear& table, const int32_t* ids);  // y[T, I] <- rows of the packed table
-  void linears(const std::vector<Linear>& ops);         // one parallel region; all of the same number of rows
+  void pack(const Unpacked& from, Format format, uint8_t* to);
+  void linears(std::vector<Linear> ops);  // one parallel region; all of the same x
   void rms_norm(const Norm& op) { rows(op, kernels_.rms_norm); }
   void gated_rms_norm(const Norm& op) { rows(op, kernels_.gated_rms_norm); }
   void l2_norm(const Norm& op) { rows(op, kernels_.l2_norm); }
@@ -46,8 +46,21 @@ class Context {
   void rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t));
   void elements(const Elementwise& op, void (*kernel)(const Elementwise&, int64_t, int64_t));
 
+  void round_rows(std::vector<Linear>& ops, bool bf16, uint8_t* memory);
+  int64_t rounded_bytes(const Linear& op) const;
+  Rounded rounded_arrays(const Linear& op, uint8_t* memory) const;
+
+  // Memory that only grows: rounded rows and each thread's scratch. Callers take turns.
+  struct Workspace {
+    std::mutex turn;
+    std::unique_ptr<uint8_t[]> memory;
+    int64_t size = 0;
+    uint8_t* reserve(int64_t bytes);  // aligned to a cache line
+  };
+
   const Kernels& kernels_;
   ThreadPool pool_;
+  Workspace workspace_;
 };
 
 }  // namespace ingot

@@ -19,7 +19,7 @@ namespace nb = nanobind;
 using In = nb::ndarray<nb::ro, nb::device::cpu>;
 using Out = nb::ndarray<nb::device::cpu>;
 
-enum class Kind { float32, int32, bf16 };
+enum class Kind { float32, int32, bf16, uint8 };
 
 class Shapes {
  public:

@@ -16,12 +16,35 @@ inline constexpr int page_keys = 64;        // keys in a page, and in a block of
 inline constexpr int conv_channels = 1024;  // channels in one convolution tile: a memory page of a token's row
 inline constexpr int conv_tokens = 16;      // tokens in one convolution tile: its weights are spread once for them
 inline constexpr int conv_max_width = 16;   // taps: bounds the tile's buffer of weights
-inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile
-inline constexpr int linear_rows = 240;     // rows in one matmul tile: a multiple of every register tile
+inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile of many rows
+inline constexpr int linear_rows = 512;     // rows in one matmul tile
+inline constexpr int linear_bytes = 65536;  // weights in one matmul tile of few rows
+inline constexpr int row_tile = 16;         // rows that are rounded together, and that a matrix instruction takes
+inline constexpr int group_inputs = 32;     // inputs that share a scale, and that bf16 sums by themselves
 inline constexpr int attention_rows = 64;   // (token, head) rows in one attention tile
 inline constexpr int choice_block = 64;     // scores of which one maximum is kept
 
-enum class Format : int { f32, bf16 };
+enum class Format : int { f32, bf16, q8, q4 };
+inline constexpr int formats = 4;
+
+// The values of the 4-bit format, in units of its group's scale. Lloyd's algorithm over groups of 32 normal and
+// t-distributed numbers and a trained model's weights, each under its best scale: bench/quantisation.py.
+inline constexpr int8_t codebook[16] = {-127, -98, -76, -59, -45, -31, -19, -8, 2, 12, 22, 34, 47, 62, 80, 104};
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// Bytes of one panel: 16 outputs of packed weights.
+//   f32   [I, 16]
+//   bf16  [I/2, 16, 2]: pairs along I share 32 bits; I is padded to 32
+//   q8    blocks of 64 inputs: bf16 scales [2, 16], then two groups of int8 [8, 16, 4]; I is padded to 64
+//   q4    the same with groups of [4, 16, 4] bytes: row j of q8 in the low nibbles, row j + 4 in the high ones
+inline constexpr int64_t scale_bytes = 64, q8_group = 512, q4_group = 256;
+constexpr int64_t block_bytes(Format format) { return scale_bytes + 2 * (format == Format::q8 ? q8_group : q4_group); }
+constexpr int64_t panel_bytes(Format format, int64_t inputs) {
+  if (format == Format::f32) return 4 * lanes * inputs;
+  if (format == Format::bf16) return 2 * lanes * round_up(inputs, 32);
+  return round_up(inputs, 64) / 64 * block_bytes(format);
+}
 
 // Where the tokens of every segment are, as in Python's Segments. Borrowed host arrays.
 struct Ragged {
@@ -38,11 +61,29 @@ struct Tile {
   int32_t segment, head, first, count;
 };
 
+// Rows of x as the kernels of bf16, q8 and q4 read them: tiles of 16 rows by groups of 32 inputs, [T/16, G, 16, 32].
+// bf16 weights meet values rounded to bf16 (held as the instruction set likes), q8 and q4 meet int8 with one scale a
+// group. Padding inputs are zeros; padding rows are anything.
+struct Rounded {
+  void* values;
+  float* scale;    // [T/16, G, 16]
+  int32_t* total;  // [T/16, G, 16]: the sum of a group's int8
+  int64_t groups;
+};
+
 struct Linear {
-  const float* x;      // [T, I]
-  const void* weight;  // f32 [O/16, I, 16]; bf16 [O/16, I/2, 16, 2]: pairs along I share 32 bits
-  float* y;            // [T, O]
+  const float* x;  // [T, I]
+  Rounded rounded;
+  const uint8_t* weight;  // [O/16, panel_bytes]
+  float* y;               // [T, O]
   int64_t rows, inputs, outputs;
+  Format format;
+};
+
+// A matrix [O, I] as a checkpoint stores it: rows of f32 or of bf16 bit patterns.
+struct Unpacked {
+  const void* data;
+  int64_t outputs, inputs;
   Format format;
 };
 
@@ -109,7 +150,11 @@ struct Attention {
 // order on any thread; the result of an output never depends on the tile it falls in.
 struct Kernels {
   const char* name;
-  void (*linear)(const Linear&, int64_t row, int64_t rows, int64_t panel, int64_t panels);
+  void (*round_rows)(const Linear&, int64_t tile);  // 16 rows of x into op.rounded, as op.format needs them
+  int bf16_bytes;                                   // of one rounded value, for bf16 weights
+  // scratch: linear_scratch(inputs) bytes
+  void (*linear)(const Linear&, int64_t row, int64_t rows, int64_t panel, int64_t panels, void* scratch);
+  void (*quantise)(const Unpacked&, int64_t panel, Format, uint8_t* to);  // to: the panel's own bytes
   void (*rms_norm)(const Norm&, int64_t row, int64_t rows);
   void (*gated_rms_norm)(const Norm&, int64_t row, int64_t rows);
   void (*l2_norm)(const Norm&, int64_t row, int64_t rows);
@@ -132,6 +177,11 @@ struct Kernels {
   void (*sigmoid)(const Elementwise&, int64_t row, int64_t rows);
   void (*softplus)(const Elementwise&, int64_t row, int64_t rows);
 };
+
+// Bytes of scratch one matmul tile needs: a panel's groups spread to int8, and two tiles of sums.
+constexpr int64_t linear_scratch(int64_t inputs) {
+  return round_up(inputs, 64) / group_inputs * q8_group + 4 * row_tile * lanes * 4;
+}
 
 // Floats of scratch one attention tile of `tokens` tokens needs: q, o, scores, and four numbers a row.
 constexpr int64_t attention_scratch(int64_t rows, int64_t size) {

@@ -1,4 +1,5 @@
 // 16 lanes as one zmm register. Same operations, in the same order, as isa/scalar.h.
+// INGOT_VNNI: the four-way dot product is one instruction, whose weights are unsigned.
 #pragma once
 
 #include <immintrin.h>
@@ -11,6 +12,7 @@ namespace ingot::INGOT_ISA {
 inline constexpr int max_rows = 12;
 inline constexpr int panels_for(int rows) { return rows <= 5 ? 4 : 2; }
 inline constexpr int delta_strips = 2;
+inline constexpr int integer_rows = 8;  // 8 sums beside the 8 vectors of a group
 
 struct V {
   __m512 v;
@@ -59,6 +61,58 @@ inline B shift_right(B a) {
 }
 
 inline B load_pairs(const uint16_t* p) { return {_mm512_loadu_si512(p)}; }
+
+// 64 bytes, and 16 halves in the low 16 bits of each lane.
+inline B load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(void* p, B x) { _mm512_storeu_si512(p, x.v); }
+inline B load_halves(const uint16_t* p) {
+  return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void store_low_bytes(int8_t* p, B x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x.v));
+}
+inline void store_high_halves(uint16_t* p, B x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(x.v, 16)));
+}
+inline int32_t sum(B a) { return _mm512_reduce_add_epi32(a.v); }
+inline int32_t max(B a) { return _mm512_reduce_max_epi32(a.v); }
+inline B max(B a, B b) { return {_mm512_max_epi32(a.v, b.v)}; }
+inline V from_int(B a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+// The bytes of an integer dot product. Nibbles become entries of the codebook, 16 int8 values.
+inline B low_nibbles(B a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline B high_nibbles(B a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+struct Codebook {
+  __m512i table;
+  explicit Codebook(const int8_t* entries)
+      : table(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)))) {}
+  B operator()(B nibbles) const { return {_mm512_shuffle_epi8(table, nibbles.v)}; }
+};
+
+// dot(sum, w, a) adds w[4i .. 4i+3] . a[0 .. 3] to lane i, exactly, for int8 between -127 and 127. w comes from
+// dot_weights; the sum starts at dot_start(the a's total of the whole chain).
+#ifdef INGOT_VNNI
+inline int8_t dot_weights(int8_t w) { return int8_t(w ^ -128); }
+inline B dot_weights(B w) { return {_mm512_xor_si512(w.v, _mm512_set1_epi8(-128))}; }  // w + 128, unsigned
+inline B dot_start(int32_t total) { return {_mm512_set1_epi32(-128 * total)}; }
+inline B dot(B sum, B w, const int8_t* a) {
+  int32_t four;
+  __builtin_memcpy(&four, a, 4);
+  return {_mm512_dpbusd_epi32(sum.v, w.v, _mm512_set1_epi32(four))};
+}
+#else
+inline int8_t dot_weights(int8_t w) { return w; }
+inline B dot_weights(B w) { return w; }
+inline B dot_start(int32_t) { return {_mm512_setzero_si512()}; }
+inline B dot(B sum, B w, const int8_t* a) {
+  uint32_t four;
+  __builtin_memcpy(&four, a, 4);
+  const uint32_t negative = four >> 7 & 0x01010101u, all_ones = negative * 255;  // a byte each; |a| takes no sign
+  const __m512i minus = _mm512_set1_epi32(int32_t(all_ones)), size = _mm512_set1_epi32(int32_t((four ^ all_ones) + negative));
+  const __m512i pairs = _mm512_maddubs_epi16(size, _mm512_sub_epi8(_mm512_xor_si512(w.v, minus), minus));
+  return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
+}
+#endif
 
 inline float sum(V a) {
   const __m256 high = _mm512_extractf32x8_ps(a.v, 1);

@@ -1,4 +1,5 @@
 // 16 lanes as four q registers of AArch64. Same operations, in the same order, as isa/scalar.h.
+// __ARM_FEATURE_DOTPROD: the four-way dot product is one instruction.
 #pragma once
 
 #include <arm_neon.h>
@@ -11,6 +12,7 @@ namespace ingot::INGOT_ISA {
 inline constexpr int max_rows = 6;
 inline constexpr int panels_for(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 inline constexpr int delta_strips = 1;
+inline constexpr int integer_rows = 4;  // a group's 32 registers of weights are read again for each row
 
 struct V {
   float32x4_t a, b, c, d;
@@ -102,6 +104,70 @@ inline float max(V x) {
   const float r = vgetq_lane_f32(four, 2), s = vgetq_lane_f32(four, 3);
   const float even = p > r ? p : r, odd = q > s ? q : s;
   return even > odd ? even : odd;
+}
+
+// 64 bytes, and 16 halves in the low 16 bits of each lane.
+inline B load_bytes(const void* p) {
+  const int8_t* at = static_cast<const int8_t*>(p);
+  const auto quad = [](const int8_t* q) { return vreinterpretq_s32_s8(vld1q_s8(q)); };
+  return {quad(at), quad(at + 16), quad(at + 32), quad(at + 48)};
+}
+inline void store_bytes(void* p, B x) {
+  int8_t* at = static_cast<int8_t*>(p);
+  vst1q_s8(at, vreinterpretq_s8_s32(x.a)), vst1q_s8(at + 16, vreinterpretq_s8_s32(x.b));
+  vst1q_s8(at + 32, vreinterpretq_s8_s32(x.c)), vst1q_s8(at + 48, vreinterpretq_s8_s32(x.d));
+}
+inline B load_halves(const uint16_t* p) {
+  const auto quad = [](const uint16_t* q) { return vreinterpretq_s32_u32(vmovl_u16(vld1_u16(q))); };
+  return {quad(p), quad(p + 4), quad(p + 8), quad(p + 12)};
+}
+inline void store_low_bytes(int8_t* p, B x) {
+  const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+}
+inline void store_high_halves(uint16_t* p, B x) {
+  const auto quad = [](uint16_t* q, int32x4_t v) { vst1_u16(q, vshrn_n_u32(vreinterpretq_u32_s32(v), 16)); };
+  quad(p, x.a), quad(p + 4, x.b), quad(p + 8, x.c), quad(p + 12, x.d);
+}
+inline int32_t sum(B x) { return vaddvq_s32(vaddq_s32(vaddq_s32(x.a, x.b), vaddq_s32(x.c, x.d))); }
+inline int32_t max(B x) { return vmaxvq_s32(vmaxq_s32(vmaxq_s32(x.a, x.b), vmaxq_s32(x.c, x.d))); }
+inline B max(B x, B y) { return INGOT_QUADS(vmaxq_s32, x, y); }
+inline V from_int(B x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b), vcvtq_f32_s32(x.c), vcvtq_f32_s32(x.d)}; }
+
+// The bytes of an integer dot product. Nibbles become entries of the codebook, 16 int8 values.
+inline int32x4_t low4(int32x4_t x) { return vandq_s32(x, vdupq_n_s32(0x0f0f0f0f)); }
+inline int32x4_t high4(int32x4_t x) {
+  return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(x), 4));
+}
+inline B low_nibbles(B x) { return {low4(x.a), low4(x.b), low4(x.c), low4(x.d)}; }
+inline B high_nibbles(B x) { return {high4(x.a), high4(x.b), high4(x.c), high4(x.d)}; }
+struct Codebook {
+  int8x16_t table;
+  explicit Codebook(const int8_t* entries) : table(vld1q_s8(entries)) {}
+  int32x4_t look(int32x4_t x) const { return vreinterpretq_s32_s8(vqtbl1q_s8(table, vreinterpretq_u8_s32(x))); }
+  B operator()(B nibbles) const { return {look(nibbles.a), look(nibbles.b), look(nibbles.c), look(nibbles.d)}; }
+};
+
+// dot(sum, w, a) adds w[4i .. 4i+3] . a[0 .. 3] to lane i, exactly, for int8 between -127 and 127. w comes from
+// dot_weights; the sum starts at dot_start(the a's total of the whole chain).
+inline int8_t dot_weights(int8_t w) { return w; }
+inline B dot_weights(B w) { return w; }
+inline B dot_start(int32_t) { return all_bits(0); }
+inline int32x4_t dot4(int32x4_t sum, int32x4_t w, int8x16_t x) {
+  const int8x16_t bytes = vreinterpretq_s8_s32(w);
+#ifdef __ARM_FEATURE_DOTPROD
+  return vdotq_s32(sum, bytes, x);
+#else
+  const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(bytes), vget_low_s8(x)));
+  const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(bytes), vget_high_s8(x)));
+  return vaddq_s32(sum, vpaddq_s32(low, high));
+#endif
+}
+inline B dot(B sum, B w, const int8_t* a) {
+  int32_t four;
+  __builtin_memcpy(&four, a, 4);
+  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four));
+  return {dot4(sum.a, w.a, x), dot4(sum.b, w.b, x), dot4(sum.c, w.c, x), dot4(sum.d, w.d, x)};
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }

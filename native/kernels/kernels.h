@@ -5,7 +5,8 @@
 #include "choice.h"
 #include "conv.h"
 #include "delta.h"
-#include "linear.h"
+#include "matmul.h"
+#include "quantise.h"
 #include "rows.h"
 
 namespace ingot::INGOT_ISA {
@@ -16,7 +17,10 @@ namespace ingot::INGOT_ISA {
 extern const Kernels kernels;
 const Kernels kernels{
     INGOT_QUOTE(INGOT_ISA),
+    round_rows,
+    sizeof(Bf16Value),
     linear,
+    quantise,
     rms_norm,
     gated_rms_norm,
     l2_norm,

@@ -55,48 +55,6 @@ struct FloatEdge {
   }
 };
 
-// Panels of bf16 in pairs along k: 32 bits a lane hold k in the low half and k + 1 in the high half, so a shift or a
-// mask widens 16 weights. k0 is even. An odd last k has no partner: its high half is never used.
-struct BfPanels {
-  const uint16_t* base;
-  int64_t panel;
-
-  BfPanels at(int64_t p) const { return {base + p * panel, panel}; }
-
-  template <int R, int C>
-  void multiply(const float* x, int64_t stride, int64_t k0, int64_t k1, V (&sum)[R][C]) const {
-    const B high = all_bits(int32_t(0xffff0000u));
-    const uint16_t* w = base + k0 * lanes;
-    int64_t k = k0;
-    for (; k + 1 < k1; k += 2, w += 2 * lanes) {
-      V even[C];
-      INGOT_UNROLL
-      for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
-      step(x + k, stride, even, sum);
-      V odd[C];
-      INGOT_UNROLL
-      for (int c = 0; c < C; ++c) odd[c] = floats(load_pairs(w + c * panel) & high);
-      step(x + k + 1, stride, odd, sum);
-    }
-    if (k < k1) {
-      V even[C];
-      INGOT_UNROLL
-      for (int c = 0; c < C; ++c) even[c] = floats(shift_left<16>(load_pairs(w + c * panel)));
-      step(x + k, stride, even, sum);
-    }
-  }
-
-  template <int R, int C>
-  static void step(const float* x, int64_t stride, const V (&w)[C], V (&sum)[R][C]) {
-    INGOT_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const V a = all(x[r * stride]);
-      INGOT_UNROLL
-      for (int c = 0; c < C; ++c) sum[r][c] = fma(a, w[c], sum[r][c]);
-    }
-  }
-};
-
 struct Block {
   const float* x;  // rows at x + r * stride
   int64_t stride, k0, k1;

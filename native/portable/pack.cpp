@@ -21,52 +21,33 @@ To convert(From x) {
   else return widen(x);
 }
 
-// Where input k of lane 0 lies in a panel, and how far the next lane is.
-template <class To>
-int64_t place(int64_t k) {
-  return sizeof(To) == 4 ? k * lanes : k / 2 * 2 * lanes + k % 2;
-}
-template <class To>
-inline constexpr int lane_step = sizeof(To) == 4 ? 1 : 2;
-
+// `width`: inputs with the panel's padding. bf16 keeps pairs of inputs together.
 template <class To, class From>
-void pack(const From* from, int64_t rows, int64_t inputs, To* to) {
+void pack(const From* from, int64_t rows, int64_t inputs, int64_t width, To* to) {
+  constexpr int64_t pair = sizeof(To) == 4 ? 1 : 2;
   constexpr int64_t block = 32;  // inputs at a time: 16 rows of a block stay in L1 while its panel part is written
-  for (int64_t k0 = 0; k0 < inputs; k0 += block) {
-    const int64_t end = k0 + block < inputs ? k0 + block : inputs;
+  for (int64_t k0 = 0; k0 < width; k0 += block) {
+    const int64_t end = k0 + block < width ? k0 + block : width;
     for (int64_t lane = 0; lane < lanes; ++lane)
       for (int64_t k = k0; k < end; ++k)
-        to[place<To>(k) + lane * lane_step<To>] = lane < rows ? convert<To>(from[lane * inputs + k]) : To(0);
+        to[k / pair * pair * lanes + lane * pair + k % pair] =
+            lane < rows && k < inputs ? convert<To>(from[lane * inputs + k]) : To(0);
   }
-  if (sizeof(To) == 2 && inputs % 2)
-    for (int64_t lane = 0; lane < lanes; ++lane) to[place<To>(inputs) + lane * 2] = To(0);
 }
 
 template <class To>
-void pack_from(const Unpacked& from, int64_t panel, To* to) {
+void pack_from(const Unpacked& from, int64_t panel, int64_t width, To* to) {
   const int64_t left = from.outputs - panel * lanes, rows = left < lanes ? left : lanes;
   const int64_t first = panel * lanes * from.inputs;
-  if (from.format == Format::f32) pack(static_cast<const float*>(from.data) + first, rows, from.inputs, to);
-  else pack(static_cast<const uint16_t*>(from.data) + first, rows, from.inputs, to);
-}
-
-template <class From>
-void unpack(const From* panel, int64_t inputs, int64_t lane, float* y) {
-  for (int64_t k = 0; k < inputs; ++k) y[k] = convert<float>(panel[place<From>(k) + lane * lane_step<From>]);
+  if (from.format == Format::f32) pack(static_cast<const float*>(from.data) + first, rows, from.inputs, width, to);
+  else pack(static_cast<const uint16_t*>(from.data) + first, rows, from.inputs, width, to);
 }
 
 }  // namespace
 
-void pack_panel(const Unpacked& from, int64_t panel, Format format, void* to) {
-  const int64_t at = panel * panel_size(format, from.inputs);
-  if (format == Format::f32) pack_from(from, panel, static_cast<float*>(to) + at);
-  else pack_from(from, panel, static_cast<uint16_t*>(to) + at);
-}
-
-void unpack_row(const void* packed, Format format, int64_t inputs, int64_t id, float* y) {
-  const int64_t at = id / lanes * panel_size(format, inputs), lane = id % lanes;
-  if (format == Format::f32) unpack(static_cast<const float*>(packed) + at, inputs, lane, y);
-  else unpack(static_cast<const uint16_t*>(packed) + at, inputs, lane, y);
+void pack_panel(const Unpacked& from, int64_t panel, Format format, uint8_t* to) {
+  if (format == Format::f32) pack_from(from, panel, from.inputs, reinterpret_cast<float*>(to));
+  else pack_from(from, panel, round_up(from.inputs, group_inputs), reinterpret_cast<uint16_t*>(to));
 }
 
 }  // namespace ingot

@@ -1,4 +1,4 @@
-"""The operations on compiled kernels: fp32 activations, packed f32 or bf16 weights, the same bits on every CPU.
+"""The operations on compiled kernels: fp32 between operations, packed weights, the same bits on every CPU.
 
 `OpSet` has the functions of `ops.reference`, over a thread pool and one instruction set. Arrays are numpy float32;
 inputs must be C-contiguous, but for those the graph takes as slices (norms, gates and the delta rule's v), whose last
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ LANES = 16  # hardware: floats in one AVX-512 register; every instruction set co
 CACHE_LINE = 64
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 STORED = {"F32": "f32", "BF16": "bf16"}
-PACK_VERSION = 1  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
+PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
+FORMATS = ("f32", "bf16", "q8", "q4")
 
 
 def available_isas() -> list[str]:
@@ -58,9 +60,10 @@ def _aligned(raw: Array, size: int) -> Array:
 
 
 class Packed:
-    """A matrix leaf [O, I] in panels of 16 outputs: f32 [O/16, I, 16], or bf16 [O/16, I/2, 16, 2].
+    """A matrix leaf [O, I] in panels of 16 outputs: uint8 [O/16, panel bytes], laid out by its format.
 
-    In bf16 two inputs share 32 bits, so that one shift or mask widens 16 weights. Called, it maps x_TI to x @ weight.T.
+    Called, it maps x_TI to x @ weight.T: f32 in f32; bf16 with x rounded to bf16; q8 and q4 with x rounded to int8 in
+    groups of 32. A 4-bit group is a scale and 32 entries of one codebook.
     """
 
     def __init__(self, ops: OpSet, data: Array, shape: tuple[int, int], fmt: str) -> None:
@@ -70,6 +73,23 @@ class Packed:
 
     def __call__(self, x_TI: Array) -> Array:
         return self._ops.linears(x_TI, self)[0]
+
+
+class Embedding:
+    """The embedding leaf: its rows are read as stored (mapped from the file, not copied); called, it is the tied head,
+    packed."""
+
+    def __init__(self, stored: Any, head: Packed | None) -> None:
+        self.stored, self.head, self.shape = stored, head, stored.array.shape
+
+    def rows(self, ids_T: Array) -> Array:
+        """float32 rows of the table."""
+        return replace(self.stored, array=self.stored.array[ids_T]).float32()  # type: ignore[no-any-return]
+
+    def __call__(self, x_TI: Array) -> Array:
+        if self.head is None:
+            raise TypeError("this embedding is not the head too: the model does not tie them")
+        return self.head(x_TI)
 
 
 class OpSet:
@@ -88,23 +108,26 @@ class OpSet:
     # leaves and pools
 
     def matrix(self, tensor: Any, fmt: str = "f32") -> Packed:
-        """A stored tensor [O, I] as a packed leaf; f32 to bf16 rounds to nearest even. Reads it once, in order."""
-        if fmt not in ("f32", "bf16"):
-            raise ValueError(f"fmt is {fmt!r}; the native op set packs 'f32' or 'bf16'")
+        """A stored tensor [O, I] as a packed leaf in `fmt` ("f32", "bf16", "q8" or "q4"), rounded to nearest. Reads it
+        once, in order."""
+        if fmt not in FORMATS:
+            raise ValueError(f"fmt is {fmt!r}; the native op set packs {', '.join(map(repr, FORMATS))}")
         if tensor.array.ndim != 2:
             raise ValueError(f"a matrix has two dimensions; this tensor has shape {tensor.array.shape}")
         stored = STORED.get(tensor.dtype)
         source = tensor.array if stored else tensor.float32()
         outputs, inputs = source.shape
-        panels = -(-outputs // LANES)
-        shape = (panels, inputs, LANES) if fmt == "f32" else (panels, -(-inputs // 2), LANES, 2)
-        data = aligned_empty(shape, np.float32 if fmt == "f32" else np.uint16)
+        data = aligned_empty((-(-outputs // LANES), _native.panel_bytes(fmt, inputs)), np.uint8)
         self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
         return Packed(self, data, (outputs, inputs), fmt)
 
     def packed(self, data: Array, shape: tuple[int, int], fmt: str) -> Packed:
         """The leaf [O, I] that `matrix` gave, from its `data`; nothing is copied."""
         return Packed(self, data, shape, fmt)
+
+    def embedding(self, tensor: Any, fmt: str | None = None) -> Embedding:
+        """The stored table [Z, D] as an embedding leaf; with `fmt` it is the head too, packed in that format."""
+        return Embedding(tensor, None if fmt is None else self.matrix(tensor, fmt))
 
     def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""
@@ -133,18 +156,20 @@ class OpSet:
 
     # the operations; definitions in ops.reference
 
-    def embed(self, table: Packed, ids_T: Array) -> Array:
+    def embed(self, table: Embedding, ids_T: Array) -> Array:
         """Rows of the table: x_TD. ValueError for an id outside it."""
         ids = np.asarray(ids_T)
-        if ids.dtype != np.int32:
-            ids = _as_int32("embed", "ids", ids, table.shape[0])
-        x_TD = np.empty((len(ids), table.shape[1]), np.float32)
-        self._context.embed(table.native, np.ascontiguousarray(ids), x_TD)
-        return x_TD
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise TypeError(f"embed: ids is {ids.dtype}, expected integers")
+        bad = ids[(ids < 0) | (ids >= table.shape[0])]
+        if bad.size:
+            raise ValueError(f"embed: ids holds {bad[0]}, expected a row of the table: 0 to {table.shape[0] - 1}")
+        return table.rows(ids)
 
     def linears(self, x_TI: Array, *leaves: Callable[[Array], Array]) -> tuple[Array, ...]:
         """y = x @ weight.T for each leaf, packed ones in one parallel region; another leaf is called."""
         y: list[Any] = [None] * len(leaves)
+        leaves = tuple(leaf.head or leaf if isinstance(leaf, Embedding) else leaf for leaf in leaves)
         packed = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Packed)]
         for i in packed:
             y[i] = np.empty((x_TI.shape[0], leaves[i].shape[0]), np.float32)  # type: ignore[attr-defined]
@@ -248,13 +273,3 @@ class OpSet:
         pages = (first[:, None] + np.arange(counts.max(initial=0))[None]).astype(np.int32)
         kv = self.kv_pool(int(counts.sum()), *k_TGE.shape[1:])
         return kv, np.zeros_like(seg.start), pages
-
-
-def _as_int32(op: str, name: str, values: Array, limit: int) -> Array:
-    """Integers of another width as int32; one that would not fit must not wrap into a valid id."""
-    if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"{op}: {name} is {values.dtype}, expected integers")
-    bad = values[(values < 0) | (values >= limit)]
-    if bad.size:
-        raise ValueError(f"{op}: {name} holds {bad[0]}, expected a row of the table: 0 to {limit - 1}")
-    return values.astype(np.int32)

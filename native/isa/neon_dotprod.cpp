@@ -1,0 +1,4 @@
+#define INGOT_ISA neon_dotprod
+#include "neon.h"
+
+#include "../kernels/kernels.h"
