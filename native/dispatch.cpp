@@ -18,8 +18,8 @@
 
 namespace ingot {
 
-#define INGOT_TABLE(isa) \
-  namespace isa {        \
+#define INGOT_TABLE(isa)        \
+  namespace isa {               \
   extern const Kernels kernels; \
   }
 INGOT_TABLE(scalar)

@@ -36,25 +36,34 @@ const char* dtype_name(nb::dlpack::dtype t) {
   const bool single = t.lanes == 1;
   if (single && t.code == uint8_t(Code::Float)) return t.bits == 64 ? "float64" : t.bits == 16 ? "float16" : "float32";
   if (single && t.code == uint8_t(Code::Int)) return t.bits == 64 ? "int64" : t.bits == 32 ? "int32" : "a small int";
-  if (single && t.code == uint8_t(Code::UInt)) return t.bits == 16 ? "uint16" : t.bits == 8 ? "uint8" : "an unsigned int";
+  if (single && t.code == uint8_t(Code::UInt))
+    return t.bits == 16 ? "uint16" : t.bits == 8 ? "uint8" : "an unsigned int";
   return t.code == uint8_t(Code::Bool) ? "bool" : "of another dtype";
 }
 
 const char* kind_name(Kind kind) {
   switch (kind) {
-    case Kind::float32: return "float32";
-    case Kind::int32: return "int32";
-    case Kind::uint8: return "uint8";
-    default: return "uint16 (bf16 bit patterns)";
+    case Kind::float32:
+      return "float32";
+    case Kind::int32:
+      return "int32";
+    case Kind::uint8:
+      return "uint8";
+    default:
+      return "uint16 (bf16 bit patterns)";
   }
 }
 
 bool has_kind(nb::dlpack::dtype t, Kind kind) {
   switch (kind) {
-    case Kind::float32: return t == nb::dtype<float>();
-    case Kind::int32: return t == nb::dtype<int32_t>();
-    case Kind::uint8: return t == nb::dtype<uint8_t>();
-    default: return t == nb::dtype<uint16_t>();
+    case Kind::float32:
+      return t == nb::dtype<float>();
+    case Kind::int32:
+      return t == nb::dtype<int32_t>();
+    case Kind::uint8:
+      return t == nb::dtype<uint8_t>();
+    default:
+      return t == nb::dtype<uint16_t>();
   }
 }
 

@@ -108,7 +108,8 @@ inline B dot(B sum, B w, const int8_t* a) {
   uint32_t four;
   __builtin_memcpy(&four, a, 4);
   const uint32_t negative = four >> 7 & 0x01010101u, all_ones = negative * 255;  // a byte each; |a| takes no sign
-  const __m512i minus = _mm512_set1_epi32(int32_t(all_ones)), size = _mm512_set1_epi32(int32_t((four ^ all_ones) + negative));
+  const __m512i minus = _mm512_set1_epi32(int32_t(all_ones)),
+                size = _mm512_set1_epi32(int32_t((four ^ all_ones) + negative));
   const __m512i pairs = _mm512_maddubs_epi16(size, _mm512_sub_epi8(_mm512_xor_si512(w.v, minus), minus));
   return {_mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))};
 }

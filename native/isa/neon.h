@@ -122,7 +122,8 @@ inline B load_halves(const uint16_t* p) {
   return {quad(p), quad(p + 4), quad(p + 8), quad(p + 12)};
 }
 inline void store_low_bytes(int8_t* p, B x) {
-  const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
+  const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)),
+                  high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 inline void store_high_halves(uint16_t* p, B x) {
@@ -136,9 +137,7 @@ inline V from_int(B x) { return {vcvtq_f32_s32(x.a), vcvtq_f32_s32(x.b), vcvtq_f
 
 // The bytes of an integer dot product. Nibbles become entries of the codebook, 16 int8 values.
 inline int32x4_t low4(int32x4_t x) { return vandq_s32(x, vdupq_n_s32(0x0f0f0f0f)); }
-inline int32x4_t high4(int32x4_t x) {
-  return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(x), 4));
-}
+inline int32x4_t high4(int32x4_t x) { return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(x), 4)); }
 inline B low_nibbles(B x) { return {low4(x.a), low4(x.b), low4(x.c), low4(x.d)}; }
 inline B high_nibbles(B x) { return {high4(x.a), high4(x.b), high4(x.c), high4(x.d)}; }
 struct Codebook {

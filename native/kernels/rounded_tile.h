@@ -13,8 +13,8 @@ struct Groups {
   int64_t begin, end;
 };
 
-// Sums of R rows x C panels go on over `groups`. W: an accumulating kernel, W::multiply<R, C>(place, groups, panel, sum),
-// where place + g * row_tile is the first row's place in Rounded.
+// Sums of R rows x C panels go on over `groups`. W: an accumulating kernel, W::multiply<R, C>(place, groups, panel,
+// sum), where place + g * row_tile is the first row's place in Rounded.
 template <int R, int C, class W>
 inline void rounded_tile(const W& w, const LinearSink& sink, int64_t row, int64_t panel, Groups groups) {
   V sum[R][C];

@@ -31,8 +31,8 @@ struct Bf16Tiles {
       tile_load<sum>(part, 64);
     });
     const int64_t total = op.rounded.groups, size = panel_bytes(op.format, op.inputs);
-    const uint16_t* x = static_cast<const uint16_t*>(op.rounded.values) +
-                        (row / row_tile + tile) * total * row_tile * group_inputs;
+    const uint16_t* x =
+        static_cast<const uint16_t*>(op.rounded.values) + (row / row_tile + tile) * total * row_tile * group_inputs;
     const uint8_t* w = op.weight + (panel + p) * size;
     for (int64_t g = groups.begin; g < groups.end; ++g) {
       tile_load<4>(x + g * row_tile * group_inputs, 64);
@@ -100,8 +100,8 @@ inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t pane
 // next group: tiles 0, 1 are sums, 2, 3 rows, 4, 5 weights. Rows up to R are computed; those past the last are padding,
 // whose scales are zeros.
 struct IntegerTile {
-  const int8_t* x;       // [G, 16, 32]
-  const float* scale;    // [G, 16]
+  const int8_t* x;     // [G, 16, 32]
+  const float* scale;  // [G, 16]
   const uint8_t* panel;
   const int8_t* spread;  // q4: [G, 8, 16, 4]; q8 lies so in the panel
   Format format;
@@ -111,8 +111,8 @@ struct IntegerTile {
   void multiply(int64_t g) const {
     tile_zero<P>();
     tile_load<2 + P>(x + g * row_tile * group_inputs, group_inputs);
-    tile_load<4 + P>(format == Format::q8 ? group_at(panel, g, format) : static_cast<const void*>(spread + g * q8_group),
-                     64);
+    tile_load<4 + P>(
+        format == Format::q8 ? group_at(panel, g, format) : static_cast<const void*>(spread + g * q8_group), 64);
     tile_dot_int8<P, 2 + P, 4 + P>();
   }
   template <int R>
@@ -166,7 +166,7 @@ inline void integer_tiles(const Linear& op, int64_t row, int64_t rows, int64_t p
   }
   const Tiles configured(config);
   const int64_t size = panel_bytes(op.format, op.inputs), groups = op.rounded.groups;
-  const auto part = reinterpret_cast<int32_t(*)[row_tile][lanes]>(scratch);
+  const auto part = reinterpret_cast<int32_t (*)[row_tile][lanes]>(scratch);
   int8_t* spread = scratch + sizeof(int32_t) * 2 * row_tile * lanes;
   for (int64_t p = 0; p < panels; ++p) {
     const uint8_t* w = op.weight + (panel + p) * size;
@@ -177,7 +177,11 @@ inline void integer_tiles(const Linear& op, int64_t row, int64_t rows, int64_t p
       for (int64_t r = 0; r < rows; r += row_tile) {
         const int64_t place = (row + r) / row_tile * groups * row_tile;
         const IntegerTile tile{static_cast<const int8_t*>(op.rounded.values) + place * group_inputs,
-                               op.rounded.scale + place, w, spread, op.format, part};
+                               op.rounded.scale + place,
+                               w,
+                               spread,
+                               op.format,
+                               part};
         if (rows - r <= row_tile / 2) tile.run<row_tile / 2>(sink, r, rows - r, p, range);
         else tile.run<row_tile>(sink, r, rows - r, p, range);
       }

@@ -54,7 +54,7 @@ def _cached(checkpoint: Checkpoint, ops: Any, fmt: str, directory: Path, progres
             build(checkpoint.config, _Packing(ops, _Reader(checkpoint, progress), writer), lambda weight: weight, fmt)
         file = PackedFile(path)
     file.prefetch()
-    return Weights(build(checkpoint.config, _Mapped(ops, file), lambda weight: weight, fmt), written)
+    return Weights(build(checkpoint.config, _Mapped(ops, file, checkpoint), lambda weight: weight, fmt), written)
 
 
 class _Packing:
@@ -67,6 +67,10 @@ class _Packing:
     def matrix(self, weight: Weight, fmt: str) -> None:
         self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(self._read(weight), fmt).data)
 
+    def embedding(self, weight: Weight, fmt: str, tied: bool) -> None:
+        if tied:  # the head; the table itself is read where it is stored
+            self.matrix(weight, fmt)
+
     def vector(self, weight: Weight) -> None:
         self._writer.write(weight.name, self._ops.vector(self._read(weight)))
 
@@ -74,12 +78,16 @@ class _Packing:
 class _Mapped:
     """What `build` asks of an op set, for weights that lie in a cache file."""
 
-    def __init__(self, ops: Any, file: PackedFile) -> None:
+    def __init__(self, ops: Any, file: PackedFile, checkpoint: Checkpoint) -> None:
         self.Node, self.items = ops.Node, ops.items
-        self._ops, self._file = ops, file
+        self._ops, self._file, self._checkpoint = ops, file, checkpoint
 
     def matrix(self, weight: Weight, fmt: str) -> Any:
         return self._ops.packed(self._file.array(f"{weight.name}.{fmt}"), weight.shape, fmt)
+
+    def embedding(self, weight: Weight, fmt: str, tied: bool) -> Any:
+        stored = self._checkpoint.read(weight.name, check_finite=False)  # was checked when the file was written
+        return self._ops.packed_embedding(stored, self._file.array(f"{weight.name}.{fmt}") if tied else None, fmt)
 
     def vector(self, weight: Weight) -> Any:
         return self._file.array(weight.name)

@@ -14,10 +14,11 @@ from ingot.language_model import LanguageModel
 from ingot.leaves import weights_of
 from ingot.prompt import ChatTemplate, Tokenizer
 from ingot.prompt.outside_text import read_json_object
+from ingot.spec.formats import FORMATS
 from ingot.store import open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
-FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
+STORED_FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
@@ -38,7 +39,8 @@ def load(
 
     backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference"
               (numpy). None: native, or reference with a warning where the kernels were not built.
-    weights   "f32" or "bf16"; None keeps the stored dtype (fp16 becomes f32, the reference computes in f32).
+    weights   "f32", "bf16", "q8" or "q4"; None keeps the stored dtype (fp16 becomes f32, the reference computes in
+              f32). q8 and q4 are for the native backend.
     kv        "f32", the only format of keys and values yet.
     threads   of the native or torch backend; None: the CPUs this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
@@ -49,13 +51,13 @@ def load(
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
     """
     _one_of("backend", backend, BACKENDS)
-    _one_of("weights", weights, ("f32", "bf16"))
+    _one_of("weights", weights, tuple(FORMATS))
     _one_of("kv", kv, ("f32",))
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
     checkpoint = open_checkpoint(path, accept)
-    ops, fmt = _op_set(backend, weights or FORMATS[checkpoint.dtype], weights is not None, threads, device)
+    ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
     loaded = weights_of(checkpoint, ops, fmt, cache if isinstance(cache, bool) else Path(cache), progress)
     has_tokenizer = any((path / name).is_file() for name in TOKENIZER_FILES)
     tokenizer = Tokenizer.from_directory(path) if has_tokenizer else None

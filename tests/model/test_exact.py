@@ -12,6 +12,7 @@ from ingot.engine.sequence import StatePool
 from ingot.model import build
 from ingot.ops import Segments
 from ingot.spec import Config
+from ingot.spec.formats import FORMATS
 from tests.model.small import small_config, weights
 
 native = pytest.importorskip("ingot.ops.native", reason="the native kernels are not built")
@@ -55,10 +56,10 @@ def test_stateless_scoring_equals_prefill():
     assert np.array_equal(ROOT(OPS, IDS, Segments.of_lengths([LENGTH])), WHOLE)
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16"])
+@pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("isa", native.available_isas())
 def test_instruction_sets_threads_and_formats(isa, fmt):
-    """Other instruction sets and thread counts give the same bits in both weight formats."""
+    """Other instruction sets and thread counts give the same bits in every weight format."""
     ops, root = model(fmt)
     want = WHOLE if fmt == "f32" else run(ops, root, IDS, [LENGTH])
     for threads in (1, 2, 3):
@@ -134,17 +135,3 @@ def test_a_new_sequence_ignores_what_its_slot_held():
             for array in pool:
                 array[:] = np.nan  # what a damaged predecessor would leave behind
         states.close(sequence)
-
-
-def test_bf16_weights_equal_their_f32_values_to_the_bit():
-    """bf16 weights are widened exactly and multiplied in fp32, so the format changes no bit of what the values give."""
-    from ingot.store import tensor_of
-
-    def rounded(weight):
-        tensor = weights()(weight)
-        matrix = weight.role in ("matrix", "embedding")
-        return tensor_of(tensor_of(tensor.array, "BF16").float32(), "F32") if matrix else tensor
-
-    as_bf16 = model("bf16")
-    root = build(CONFIG, OPS, rounded)
-    assert np.array_equal(run(*as_bf16, IDS, [LENGTH]), run(OPS, root, IDS, [LENGTH]))

@@ -72,7 +72,7 @@ def weights(rng: np.random.Generator, outputs: int, inputs: int) -> Tensor:
 
 
 def embed(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
-    return (ops.embed(ops.matrix(weights(rng, 53, 37), "f32"), np.array([52, 0, 17, 16, 15], np.int32)),)
+    return (ops.embed(ops.embedding(weights(rng, 53, 37)), np.array([52, 0, 17, 16, 15], np.int32)),)
 
 
 def linears(

@@ -133,7 +133,7 @@ VALUE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: attention(kv=OPS.kv_pool(4, 2, 24)),
         "attention: kv[0] is (4, 2, 24, 64), expected (pages, G, E, 64) = (?, 2, 23, 64)",
     ),
-    "fmt": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3), "F32"), "q8"), "fmt is 'q8'; the native op set packs"),
+    "fmt": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3), "F32"), "q5"), "fmt is 'q5'; the native op set packs"),
     "matrix of three dimensions": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3, 4), "F32"), "f32"), "(2, 3, 4)"),
     "isa": (lambda: native.OpSet(isa="sse9"), 'isa is "sse9"; this machine runs'),
     "threads": (lambda: native.OpSet(threads=0), "threads is 0; allowed are 1 to 64"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingot.ops.segments import PAGE, Segments
+from ingot.spec.formats import FORMATS
 from tests.ops import native_cases as cases
 from tests.ops.native_cases import same_bits
 
@@ -41,7 +42,7 @@ def test_every_thread_count_gives_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("fmt", ["f32", "bf16"])
+@pytest.mark.parametrize("fmt", FORMATS)
 def test_a_row_alone_equals_a_row_among_others(isa: str, fmt: str) -> None:
     """More rows than one matmul tile; 1,100 inputs are interrupted twice, 1,101 leave a bf16 weight alone."""
     rng, ops = np.random.default_rng(0), EACH[isa]
@@ -49,7 +50,7 @@ def test_a_row_alone_equals_a_row_among_others(isa: str, fmt: str) -> None:
         leaves = [ops.matrix(cases.weights(rng, outputs, inputs), fmt) for outputs in (5, 150)]
         x = cases.draw(rng, rows, inputs)
         together = ops.linears(x, *leaves)
-        for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 17):
+        for count in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 16, 17):
             first = int(rng.integers(0, rows - count)) if rows > count else 0
             some = slice(first, min(first + count, rows))
             alone = ops.linears(np.ascontiguousarray(x[some]), *leaves)
@@ -57,10 +58,15 @@ def test_a_row_alone_equals_a_row_among_others(isa: str, fmt: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
-def test_bf16_weights_equal_f32_weights_of_the_same_values(isa: str) -> None:
-    for rows, inputs in ((1, 67), (3, 1), (29, 1030)):
-        f32, bf16 = (cases.run("linears", EACH[isa], rows=rows, inputs=inputs, fmt=fmt) for fmt in ("f32", "bf16"))
-        assert same_bits(f32, bf16)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_every_format_is_packed_and_multiplied_alike(isa: str, fmt: str) -> None:
+    """The cases above are f32; shapes with padding in inputs, outputs and rows."""
+    rng, ops, scalar = np.random.default_rng(3), EACH[isa], EACH["scalar"]
+    for rows, inputs, outputs in ((1, 67, 149), (3, 1, 5), (29, 1030, 40), (7, 32, 16), (18, 96, 33)):
+        w, x = cases.weights(rng, outputs, inputs), cases.draw(rng, rows, inputs)
+        mine, theirs = ops.matrix(w, fmt), scalar.matrix(w, fmt)
+        np.testing.assert_array_equal(mine.data, theirs.data)
+        assert same_bits(ops.linears(x, mine), scalar.linears(x, theirs))
 
 
 @pytest.mark.parametrize("name", ["norms", "gates"])

@@ -15,9 +15,9 @@ from ingot.model.decoder import causal_lm, delta_layer, full_layer, swiglu
 from ingot.model.gated_delta_net import delta_mixer
 from ingot.model.mtp import mtp
 from ingot.spec import Config, Weight, weights_table
+from ingot.spec.formats import MATRIX_ROLES, held_as
 
 GRAPH = {"linear_attn": delta_mixer, "self_attn": attention_mixer, "mlp": swiglu, "mtp": mtp}
-MATRIX_ROLES = ("matrix", "embedding")
 
 
 def build(
@@ -45,8 +45,10 @@ def _node(
     if "0" in children:  # numbered children: a list, in order
         return ops.items([_node(config, ops, read, fmt, n, children[n]) for n in sorted(children, key=int)])
     weight = children.get("weight")
+    if isinstance(weight, Weight) and weight.role == "embedding":
+        return ops.embedding(read(weight), fmt, config.tie_word_embeddings)
     if isinstance(weight, Weight) and weight.role in MATRIX_ROLES:
-        return ops.matrix(read(weight), fmt)
+        return ops.matrix(read(weight), held_as(weight.role, fmt))
     node = ops.Node(_graph_function(name, children), config)
     for child, value in children.items():
         if isinstance(value, Weight):

@@ -87,6 +87,10 @@ class OpSet:
             raise ValueError(f"fmt is {fmt!r}; the torch op set holds its weights as {' or '.join(map(repr, DTYPES))}")
         return Matrix(self._load(tensor, DTYPES[fmt]), self.trainable)
 
+    def embedding(self, tensor: Any, fmt: str = "f32", tied: bool = False) -> Matrix:
+        """One matrix, which is the head too where the model ties them."""
+        return self.matrix(tensor, fmt)
+
     def vector(self, tensor: Any) -> nn.Parameter:
         """A small parameter; fp32 whatever the matrices are: bf16 gates and norms cost quality and save nothing."""
         return nn.Parameter(self._load(tensor, torch.float32), requires_grad=self.trainable)

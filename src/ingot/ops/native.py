@@ -19,6 +19,7 @@ import ingot._native as _native
 from ingot.ops import reference
 from ingot.ops.reference import Node
 from ingot.ops.segments import PAGE, Segments
+from ingot.spec.formats import FORMATS
 
 Array = np.ndarray
 
@@ -27,7 +28,6 @@ CACHE_LINE = 64
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 STORED = {"F32": "f32", "BF16": "bf16"}
 PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
-FORMATS = ("f32", "bf16", "q8", "q4")
 
 
 def available_isas() -> list[str]:
@@ -125,9 +125,13 @@ class OpSet:
         """The leaf [O, I] that `matrix` gave, from its `data`; nothing is copied."""
         return Packed(self, data, shape, fmt)
 
-    def embedding(self, tensor: Any, fmt: str | None = None) -> Embedding:
-        """The stored table [Z, D] as an embedding leaf; with `fmt` it is the head too, packed in that format."""
-        return Embedding(tensor, None if fmt is None else self.matrix(tensor, fmt))
+    def embedding(self, tensor: Any, fmt: str = "f32", tied: bool = False) -> Embedding:
+        """The stored table [Z, D] as an embedding leaf; a tied one is the head too, packed in `fmt`."""
+        return Embedding(tensor, self.matrix(tensor, fmt) if tied else None)
+
+    def packed_embedding(self, tensor: Any, data: Array | None, fmt: str) -> Embedding:
+        """The leaf that `embedding` gave, from the stored table and the tied head's `data`."""
+        return Embedding(tensor, None if data is None else self.packed(data, tensor.shape, fmt))
 
     def delta_state(self, slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""

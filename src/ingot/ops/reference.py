@@ -53,6 +53,11 @@ def matrix(tensor: Stored, fmt: str = "f32") -> Matrix:
     return Matrix(tensor.float32())
 
 
+def embedding(tensor: Stored, fmt: str = "f32", tied: bool = False) -> Matrix:
+    """The embedding leaf [Z, D]; a tied one is called as the head too."""
+    return matrix(tensor, fmt)
+
+
 def vector(tensor: Stored) -> Array:
     """A small fp32 parameter (norm, bias, decay, convolution) in its stored shape."""
     return tensor.float32()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ingot.spec.config import FULL, Config
-from ingot.spec.weights import weights_table
+from ingot.spec.formats import MATRIX_ROLES, PANEL, held_as, packed_bytes
+from ingot.spec.weights import Weight, weights_table
 
-FORMAT_BYTES = {"f32": 4, "bf16": 2}
-PANEL = 16  # the native layout pads a matrix to whole panels of 16 output rows
 # What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B
 # (tests/model/test_official_size.py).
 ALLOCATOR_BYTES = 16 * 2**20
@@ -17,12 +16,13 @@ ALLOCATOR_BYTES = 16 * 2**20
 @dataclass(frozen=True)
 class Memory:
     """Bytes a running model takes: `weights` once, `state` a sequence, `kv_token` a token of each sequence, `workspace`
-    once."""
+    once. `mapped` more are the embedding's rows in their file: only those in use are in memory, and can leave it."""
 
     weights: int
     state: int
     kv_token: int
     workspace: int
+    mapped: int = 0
 
     def total(self, tokens: int, sequences: int = 1) -> int:
         """Bytes for `sequences` sequences of `tokens` tokens each."""
@@ -35,10 +35,11 @@ def parameters(config: Config, component: str | None = None) -> int:
 
 
 def memory(config: Config, fmt: str, step_tokens: int, components: tuple[str, ...] = ("text",)) -> Memory:
-    """Bytes of the native engine with matrices in `fmt` ("f32" | "bf16"), fp32 state and KV, at most `step_tokens` a
-    pass."""
+    """Bytes of the native engine with matrices in `fmt`, fp32 state and KV, at most `step_tokens` a pass."""
     rows = [w for w in weights_table(config).values() if w.component in components]
-    weights = sum(_stored_bytes(w.shape, w.role, fmt) for w in rows)
+    tied = config.tie_word_embeddings
+    weights = sum(_packed(w, fmt) for w in rows if w.role != "embedding" or tied)
+    mapped = sum(2 * w.size for w in rows if w.role == "embedding")
     text = config.text
     linear = sum(kind != FULL for kind in text.layer_types)
     delta = text.linear_num_value_heads * text.linear_key_head_dim * -(-text.linear_value_head_dim // PANEL) * PANEL
@@ -46,16 +47,13 @@ def memory(config: Config, fmt: str, step_tokens: int, components: tuple[str, ..
     kv = 2 * text.num_key_value_heads * text.head_dim
     full = len(text.layer_types) - linear + ("mtp" in components)
     workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES
-    return Memory(weights, 4 * linear * (delta + tail), 4 * full * kv, workspace)
+    return Memory(weights, 4 * linear * (delta + tail), 4 * full * kv, workspace, mapped)
 
 
-def _stored_bytes(shape: tuple[int, ...], role: str, fmt: str) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    if role not in ("matrix", "embedding"):
-        return 4 * count
-    return count // shape[0] * (-(-shape[0] // PANEL) * PANEL) * FORMAT_BYTES[fmt]
+def _packed(weight: Weight, fmt: str) -> int:
+    if weight.role in MATRIX_ROLES:
+        return packed_bytes(weight.shape, held_as(weight.role, fmt))
+    return 4 * weight.size
 
 
 def _workspace(config: Config, tokens: int) -> int:

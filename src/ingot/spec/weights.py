@@ -19,7 +19,8 @@ class Weight:
 
     `parts` names the row blocks of fused matrices in order, e.g. (("q", 2048), ("k", 2048), ("v", 2048)); rows sum to
     shape[0]. `component` is "text", "mtp" or "vision": the first is needed to answer a text, the others may be absent
-    from a file. `role` is "matrix", "embedding", "norm1p" (stored as w - 1), "norm", "conv", "decay" or "bias".
+    from a file. `role` is "matrix", "gate" (a matrix that is never quantised), "embedding", "norm1p" (stored as w - 1),
+    "norm", "conv", "decay" or "bias".
     """
 
     name: str
@@ -84,8 +85,8 @@ def _linear_attn(text: TextConfig, at: str, component: str) -> Iterator[Weight]:
     at = f"{at}linear_attn."
     yield Weight(f"{at}in_proj_qkv.weight", (text.conv_dim, d), "matrix", component, parts=parts)
     yield Weight(f"{at}in_proj_z.weight", (values, d), "matrix", component)
-    yield Weight(f"{at}in_proj_b.weight", (h, d), "matrix", component)
-    yield Weight(f"{at}in_proj_a.weight", (h, d), "matrix", component)
+    yield Weight(f"{at}in_proj_b.weight", (h, d), "gate", component)
+    yield Weight(f"{at}in_proj_a.weight", (h, d), "gate", component)
     yield Weight(f"{at}conv1d.weight", (text.conv_dim, 1, text.linear_conv_kernel_dim), "conv", component, parts=parts)
     yield Weight(f"{at}A_log", (h,), "decay", component, "fp32")
     yield Weight(f"{at}dt_bias", (h,), "decay", component)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ingot.spec import Weight, parse_config, weights_table
+from ingot.spec.formats import MATRIX_ROLES
 from ingot.store.save import SafetensorsWriter
 from ingot.store.tensor import Tensor, tensor_of
 
@@ -51,7 +52,7 @@ def write_random_checkpoint(
 
 def random_weight(row: Weight, dtype: str, rng: np.random.Generator) -> Tensor:
     """A tensor for one row of the table, drawn by its role so that activations and logits keep a scale near 1."""
-    if row.role in ("matrix", "embedding"):
+    if row.role in MATRIX_ROLES:
         fan_in = row.shape[-1] if row.role == "embedding" else math.prod(row.shape[1:])
         return _normal(row.shape, fan_in**-0.5, dtype, rng)
     return tensor_of(_SMALL[row.role](row, rng).astype(np.float32), dtype)

@@ -9,7 +9,7 @@ from ingot.spec import Config, weights_table
 
 # Only matrices decay: a decayed norm, gate or decay rate drifts from where training wants it, and an embedding's rare
 # rows vanish.
-DECAYED_ROLES = ("matrix",)
+DECAYED_ROLES = ("matrix", "gate")
 
 
 def adamw(model: nn.Module, config: Config, learning_rate: float, decay: float, betas: tuple[float, float]) -> AdamW:
