@@ -253,9 +253,6 @@ NB_MODULE(_native, m) {
   // A model held by a global lives until the interpreter is gone: no leak, and nothing its owner should read about.
   nb::set_leak_warnings(false);
   m.doc() = "The kernels. Python callers use ingot.ops.native.OpSet, which allocates the outputs.";
-  m.def(
-      "panel_bytes", [](const std::string& fmt, int64_t inputs) { return panel_bytes(parse_format(fmt), inputs); },
-      "fmt"_a, "inputs"_a, "Bytes of 16 rows of a packed matrix.");
   m.def("available_isas", &available_isas, "Instruction sets this machine runs, best first.");
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<In, const std::string&, int64_t, int64_t>(), "data"_a.noconvert(), "fmt"_a, "outputs"_a,

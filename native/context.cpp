@@ -93,7 +93,10 @@ void Context::linears(std::vector<Linear> ops) {
   if (ops.empty() || ops[0].rows == 0) return;
   const int64_t rows = ops[0].rows;
   int64_t integers = 0, bf16 = 0;
-  for (const Linear& op : ops) (op.format == Format::bf16 ? bf16 : integers) = rounded_bytes(op);
+  for (const Linear& op : ops) {
+    int64_t& bytes = op.format == Format::bf16 ? bf16 : integers;
+    bytes = std::max(bytes, rounded_bytes(op));
+  }
   const int64_t scratch = round_up(linear_scratch(ops[0].inputs), 64);
   const std::lock_guard turn(workspace_.turn);
   uint8_t* memory = workspace_.reserve(integers + bf16 + scratch * threads());

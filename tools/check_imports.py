@@ -20,7 +20,7 @@ RULES = {
     "store": "spec numpy ~huggingface_hub",
     "prompt": "spec numpy tokenizers jinja2",
     "ops": "numpy",
-    "ops.native": "ops _native numpy",
+    "ops.native": "ops spec _native numpy",
     "ops.autograd": "ops numpy torch",
     "model": "spec ops numpy",
     "engine": "model ops spec numpy",

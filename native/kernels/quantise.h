@@ -28,6 +28,14 @@ struct WeightGroup {
     return wide;
   }
 
+  // Divides by each output's power of two at or below the largest magnitude, which it returns: squares stay in range.
+  V normalise() {
+    const V top = largest(), none = all(1.17549435e-38f);
+    const V unit = if_greater(top, none, floats(bits(top) & all_bits(0x7f800000)), all(1.0f));
+    for (int i = 0; i < group_inputs; ++i) x[i] = x[i] / unit;
+    return unit;
+  }
+
   V largest() const {
     B top = magnitude(x[0]);
     for (int i = 1; i < group_inputs; ++i) top = max(top, magnitude(x[i]));
@@ -81,8 +89,8 @@ struct Trial {
 
 // The scale with the least squared error among eight that put the largest magnitude near an end of the codebook, and
 // for each the scale that fits its codes best.
-inline V quantise_q4(const WeightGroup& group, uint8_t* to) {
-  const V largest = group.largest();
+inline V quantise_q4(WeightGroup& group, uint8_t* to) {
+  const V unit = group.normalise(), largest = group.largest();
   V best = zero(), least = floats(all_bits(0x7f800000));
   const auto consider = [&](V scale) {
     const Trial trial(group, scale);
@@ -105,16 +113,16 @@ inline V quantise_q4(const WeightGroup& group, uint8_t* to) {
       byte = row < 4 ? uint8_t(q[lane]) : uint8_t(byte | uint8_t(q[lane]) << 4);
     }
   }
-  return best;
+  return best * unit;
 }
 
 inline void quantise(const Unpacked& from, int64_t panel, Format format, uint8_t* to) {
   for (int64_t first = 0; first < from.inputs; first += 2 * group_inputs, to += block_bytes(format))
     for (int half = 0; half < 2; ++half) {
-      const WeightGroup group(from, panel, first + half * group_inputs);
+      WeightGroup group(from, panel, first + half * group_inputs);
       uint8_t* values = to + scale_bytes + half * (format == Format::q8 ? q8_group : q4_group);
       const V scale = format == Format::q8 ? quantise_q8(group, values) : quantise_q4(group, values);
-      store_high_halves(reinterpret_cast<uint16_t*>(to) + half * lanes, bits(scale));
+      store_high_halves(reinterpret_cast<uint16_t*>(to) + half * lanes, bits(round_bf16(scale)));
     }
 }
 

@@ -68,8 +68,9 @@ class _Packing:
         self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(self._read(weight), fmt).data)
 
     def embedding(self, weight: Weight, fmt: str, tied: bool) -> None:
-        if tied:  # the head; the table itself is read where it is stored
-            self.matrix(weight, fmt)
+        stored = self._read(weight)  # checked; its rows are read where they are stored
+        if tied:
+            self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(stored, fmt).data)
 
     def vector(self, weight: Weight) -> None:
         self._writer.write(weight.name, self._ops.vector(self._read(weight)))

@@ -216,7 +216,7 @@ def test_bad_call_says_what_was_given_and_what_is_allowed(m, call, sentence):
 
 BAD_LOADS = [
     ({"backend": "cuda"}, "backend is 'cuda'"),
-    ({"weights": "q4"}, "weights is 'q4'"),
+    ({"weights": "q5"}, "weights is 'q5'"),
     ({"kv": "fp8"}, "kv is 'fp8'"),
     ({"threads": 0}, "threads is 0"),
     ({"threads": 2.5}, "threads is 2.5"),

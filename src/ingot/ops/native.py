@@ -19,7 +19,7 @@ import ingot._native as _native
 from ingot.ops import reference
 from ingot.ops.reference import Node
 from ingot.ops.segments import PAGE, Segments
-from ingot.spec.formats import FORMATS
+from ingot.spec.formats import FORMATS, packed_bytes
 
 Array = np.ndarray
 
@@ -117,7 +117,7 @@ class OpSet:
         stored = STORED.get(tensor.dtype)
         source = tensor.array if stored else tensor.float32()
         outputs, inputs = source.shape
-        data = aligned_empty((-(-outputs // LANES), _native.panel_bytes(fmt, inputs)), np.uint8)
+        data = aligned_empty((-(-outputs // LANES), packed_bytes((LANES, inputs), fmt)), np.uint8)
         self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
         return Packed(self, data, (outputs, inputs), fmt)
 
@@ -165,9 +165,10 @@ class OpSet:
         ids = np.asarray(ids_T)
         if not np.issubdtype(ids.dtype, np.integer):
             raise TypeError(f"embed: ids is {ids.dtype}, expected integers")
-        bad = ids[(ids < 0) | (ids >= table.shape[0])]
+        bad = np.flatnonzero((ids < 0) | (ids >= table.shape[0]))
         if bad.size:
-            raise ValueError(f"embed: ids holds {bad[0]}, expected a row of the table: 0 to {table.shape[0] - 1}")
+            i, rows = bad[0], table.shape[0]
+            raise ValueError(f"embed: ids[{i}] is {ids[i]}, expected a row of the table: 0 to {rows - 1}")
         return table.rows(ids)
 
     def linears(self, x_TI: Array, *leaves: Callable[[Array], Array]) -> tuple[Array, ...]:
