@@ -69,7 +69,7 @@ VALUE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "id negative": (lambda: OPS.embed(leaf(), np.array([-1], np.int32)), "embed: ids[0] is -1"),
     "id that would wrap": (
         lambda: OPS.embed(leaf(), np.array([2**32])),
-        "embed: ids holds 4294967296, expected a row of the table: 0 to 4",
+        "embed: ids[0] is 4294967296, expected a row of the table: 0 to 4",
     ),
     "norm weight": (
         lambda: OPS.rms_norm(floats(3, 7), floats(8), 1e-6, True),

@@ -84,7 +84,7 @@ class Embedding:
 
     def rows(self, ids_T: Array) -> Array:
         """float32 rows of the table."""
-        return replace(self.stored, array=self.stored.array[ids_T]).float32()  # type: ignore[no-any-return]
+        return replace(self.stored, array=self.stored.array[ids_T]).float32()
 
     def __call__(self, x_TI: Array) -> Array:
         if self.head is None:
