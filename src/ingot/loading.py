@@ -9,17 +9,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import Engine
 from ingot.language_model import LanguageModel
-from ingot.leaves import weights_of
-from ingot.prompt import ChatTemplate, Tokenizer
+from ingot.prompt import ChatTemplate
 from ingot.prompt.outside_text import read_json_object
 from ingot.spec.formats import FORMATS
 from ingot.store import open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
 STORED_FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 def load(
@@ -58,9 +57,9 @@ def load(
     path = nugget_path() if model is None else resolve(model)
     checkpoint = open_checkpoint(path, accept)
     ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
-    loaded = weights_of(checkpoint, ops, fmt, cache if isinstance(cache, bool) else Path(cache), progress)
-    has_tokenizer = any((path / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer = Tokenizer.from_directory(path) if has_tokenizer else None
+    place = cache if isinstance(cache, bool) else Path(cache)
+    loaded = weights_of(checkpoint, ops, fmt, place, progress)
+    tokenizer = tokenizer_of(path, place)
     engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None)
     template = ChatTemplate.from_directory(path) if tokenizer else None
     defaults = _json(path / "generation_config.json")

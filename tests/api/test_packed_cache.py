@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import ingot
+from ingot.prompt import Tokenizer
 from ingot.store import Checkpoint, write_random_checkpoint
 from tests.model.small import RAW
+from tests.prompt.small_tokenizer import write_small_tokenizer
 
 pytest.importorskip("ingot.ops.native", reason="the native kernels are not built")
 
@@ -69,7 +71,7 @@ def test_a_small_model_is_not_worth_a_file(model, monkeypatch, tmp_path):
     monkeypatch.setenv("INGOT_CACHE", str(tmp_path / "own"))
     assert ingot.load(model).cache_file is None
     assert not (tmp_path / "own").exists()
-    monkeypatch.setattr("ingot.leaves.WORTH_BYTES", 0)
+    monkeypatch.setattr("ingot.cached.WORTH_BYTES", 0)
     assert ingot.load(model).cache_file.parent == tmp_path / "own"
 
 
@@ -116,7 +118,7 @@ def test_a_new_layout_makes_old_files_stale(model, cache, monkeypatch):
     ingot.load(model, cache=cache)
     monkeypatch.setattr(OpSet, "PACK_VERSION", OpSet.PACK_VERSION + 1)
     assert ingot.load(model, cache=cache).cache_file
-    monkeypatch.setattr("ingot.leaves.POLICY", -1)
+    monkeypatch.setattr("ingot.cached.POLICY", -1)
     assert ingot.load(model, cache=cache).cache_file
 
 
@@ -202,3 +204,59 @@ def test_weights_must_be_finite_when_they_are_packed(model, cache):
     with pytest.raises(ValueError, match="weights must be finite"):
         ingot.load(model, cache=cache)
     assert files(cache) == []
+
+
+TEXT = "hello world <|im_end|> what is the user? naïve 中文"
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "parts"])
+def with_words(request, tmp_path):
+    """A model with a tokenizer, in one file or in three."""
+    path = tmp_path / "model"
+    vocabulary = write_small_tokenizer(path, parts=request.param)
+    return write_random_checkpoint(path, RAW | {"vocab_size": vocabulary}, dtype="f32", mtp=False)
+
+
+def test_the_second_start_does_not_build_the_tokenizer(with_words, cache, monkeypatch):
+    first = ingot.load(with_words, cache=cache)
+    monkeypatch.setattr(Tokenizer, "from_directory", lambda *_: pytest.fail("the tokenizer was built"))
+    second = ingot.load(with_words, cache=cache)
+    assert len(files(cache)) == 2
+    assert second.encode(TEXT).ids == first.encode(TEXT).ids
+    assert second.stop_ids == first.stop_ids
+    assert second.generate("hello", max_tokens=20, seed=1).text == first.generate("hello", max_tokens=20, seed=1).text
+
+
+@pytest.mark.parametrize("with_words", [False], indirect=True)
+def test_a_changed_or_damaged_tokenizer_is_compiled_again(with_words, cache):
+    ids = ingot.load(with_words, cache=cache).encode(TEXT).ids
+    place = next(path for path in files(cache) if "tokenizer" in path.name)
+    place.write_bytes(place.read_bytes()[:-1])
+    assert ingot.load(with_words, cache=cache).encode(TEXT).ids == ids
+    text = (with_words / "tokenizer.json").read_text()
+    (with_words / "tokenizer.json").write_text(text.replace('"<think>"', '"<thinq>"'))
+    again = [ingot.load(with_words, cache=cache).tokenizer for _ in range(2)]
+    assert [tokenizer.has_token("<thinq>") for tokenizer in again] == [True, True]
+    assert len(files(cache)) == 2
+
+
+@pytest.mark.parametrize("with_words", [False], indirect=True)
+def test_another_version_of_the_library_or_the_tables_compiles_again(with_words, cache, monkeypatch):
+    ingot.load(with_words, cache=cache)
+    built = []
+    monkeypatch.setattr(Tokenizer, "tables", lambda self: built.append(self))
+    for name in ("ingot.cached.VERSION", "tokenizers.__version__"):
+        ingot.load(with_words, cache=cache)
+        before = len(built)
+        monkeypatch.setattr(name, "another")
+        ingot.load(with_words, cache=cache)
+        assert len(built) == before + 1
+
+
+def test_a_small_tokenizer_is_not_worth_a_file(with_words, monkeypatch, tmp_path):
+    monkeypatch.setenv("INGOT_CACHE", str(tmp_path / "own"))
+    ingot.load(with_words)
+    assert not (tmp_path / "own").exists()
+    monkeypatch.setattr("ingot.cached.WORTH_TOKENIZER_BYTES", 0)
+    ingot.load(with_words)
+    assert len(files(tmp_path / "own")) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ingot.prompt.bpe import AddedToken, byte_alphabet, byte_of_character, qwen_tokenizer
+from ingot.prompt.compiled import CompiledTokenizer, compiled, without_added_tokens
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ class Tokenizer:
     """A byte-level BPE tokenizer. `vocab_size` counts every id, added tokens included; ids from there on are padding
     rows of the model's embedding and must be masked when sampling."""
 
-    def __init__(self, library: tokenizers.Tokenizer, origin: str = "tokenizer") -> None:
-        """Wraps a `tokenizers.Tokenizer`; ValueError, with `origin` in it, when that is not a byte-level BPE."""
+    def __init__(self, library: tokenizers.Tokenizer | CompiledTokenizer, origin: str = "tokenizer") -> None:
+        """Wraps a `tokenizers.Tokenizer`, or one that was compiled; ValueError, with `origin` in it, when it is not a
+        byte-level BPE."""
         library.no_truncation()
         library.no_padding()
         added = library.get_added_tokens_decoder()
         self._library = library
-        self._plain: tokenizers.Tokenizer | None = None
+        self._plain: tokenizers.Tokenizer | CompiledTokenizer | None = None
         self._byte_of_character = byte_of_character()
         self._bytes_of_id = {int(index): token.content.encode() for index, token in added.items()}
         self.special_ids = frozenset(int(index) for index, token in added.items() if token.special)
@@ -113,13 +115,17 @@ class Tokenizer:
             known = self._bytes_of_id[index] = _token_bytes(token, self._byte_of_character)
         return known
 
-    def _without_added_tokens(self) -> tokenizers.Tokenizer:
-        if self._plain is None:
-            from tokenizers import Tokenizer as LibraryTokenizer
+    def tables(self) -> dict[str, bytes] | None:
+        """What `CompiledTokenizer` makes this tokenizer of; None where it cannot."""
+        return None if isinstance(self._library, CompiledTokenizer) else compiled(self._library)
 
-            self._plain = LibraryTokenizer(self._library.model)  # shares the model: no second vocabulary in memory
-            self._plain.normalizer = self._library.normalizer
-            self._plain.pre_tokenizer = self._library.pre_tokenizer
+    def _without_added_tokens(self) -> tokenizers.Tokenizer | CompiledTokenizer:
+        if self._plain is None:
+            whole = self._library
+            if isinstance(whole, CompiledTokenizer):
+                self._plain = whole.without_added_tokens()
+            else:
+                self._plain = without_added_tokens(whole)
         return self._plain
 
 

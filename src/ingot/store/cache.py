@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def cache_file(directory: Path, model: Path, what: str) -> Path:
     return directory / f"{readable}-{what}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:12]}{_SUFFIX}"
 
 
-def source_of(model: Path, what: str, version: str, files: list[tuple[object, ...]]) -> str:
+def source_of(model: Path, what: str, version: str, files: Sequence[tuple[object, ...]]) -> str:
     """What a cache file is made from, as text; files that differ in it are not of the same thing."""
     return json.dumps({"model": os.path.realpath(model), "what": what, "version": version, "files": files})
 

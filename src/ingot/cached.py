@@ -1,4 +1,4 @@
-"""A checkpoint's weights as the leaves of an op set: packed now, or mapped from a file that packed them before."""
+"""What a start can be spared: weights that an earlier one packed, and the tokenizer that it compiled, are mapped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ingot.model import build
+from ingot.prompt import Tokenizer
+from ingot.prompt.compiled import VERSION, CompiledTokenizer
 from ingot.spec import Weight
 from ingot.store import Checkpoint, Tensor
 from ingot.store.cache import cache_directory, cache_file, source_of
@@ -16,6 +20,11 @@ from ingot.store.packed import PackedFile, PackedWriter, find
 
 POLICY = 1  # which leaves the graph has and what they are called; a change makes old cache files stale
 WORTH_BYTES = 64 << 20  # of stored weights; measured: packing less takes under 0.1 s (docs/why/packed-cache.md)
+TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt", "tokenizer_config.json"),
+)  # the first set that is there
+WORTH_TOKENIZER_BYTES = 1 << 20  # of its files; measured: the library reads this in 0.1 s
 Progress = Callable[[int, int], None]
 
 
@@ -39,7 +48,7 @@ def weights_of(checkpoint: Checkpoint, ops: Any, fmt: str, cache: bool | Path, p
             directory = cache if isinstance(cache, Path) else cache_directory()
             return _cached(checkpoint, ops, fmt, directory, progress)
         except OSError as error:
-            warnings.warn(_about(error), stacklevel=3)
+            warnings.warn(_about("packed weights", error), stacklevel=3)
     return Weights(build(checkpoint.config, ops, _Reader(checkpoint, progress), fmt))
 
 
@@ -119,7 +128,40 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(info.end - info.begin for info in infos)
 
 
-def _about(error: OSError) -> str:
+def tokenizer_of(path: Path, cache: bool | Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint directory, or None where it has none; `cache` as in `weights_of`."""
+    sets = [[path / name for name in names] for names in TOKENIZER_FILES]
+    files = next(([file for file in files if file.is_file()] for files in sets if files[0].is_file()), [])
+    if not files:
+        return None
+    if isinstance(cache, Path) or (cache and sum(file.stat().st_size for file in files) >= WORTH_TOKENIZER_BYTES):
+        try:
+            return _cached_tokenizer(path, files, cache if isinstance(cache, Path) else cache_directory())
+        except OSError as error:
+            warnings.warn(_about("compiled tokenizer", error), stacklevel=3)
+    return Tokenizer.from_directory(path)
+
+
+def _cached_tokenizer(path: Path, files: list[Path], directory: Path) -> Tokenizer:
+    import tokenizers
+
+    place = cache_file(directory, path, "tokenizer")
+    version = f"{VERSION} {tokenizers.__version__}"
+    about = [(file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in files for s in (file.stat(),)]
+    source = source_of(path, "tokenizer", version, about)
+    if found := find(place, source):
+        tables = {name: found.array(name).data for name in CompiledTokenizer.TABLES}
+        return Tokenizer(CompiledTokenizer(tables), str(place))
+    tokenizer = Tokenizer.from_directory(path)
+    made = tokenizer.tables()
+    if made is not None:
+        with PackedWriter(place, source, len(made)) as writer:
+            for name, table in made.items():
+                writer.write(name, np.frombuffer(table, np.uint8))
+    return tokenizer
+
+
+def _about(what: str, error: OSError) -> str:
     reason = error.strerror or str(error)
     where = f" {error.filename}" if error.filename else ""
-    return f"the packed weights cannot be kept for the next start: {reason}{where}\nhint: --no-cache does not try"
+    return f"the {what} cannot be kept for the next start: {reason}{where}\nhint: --no-cache does not try"
