@@ -126,7 +126,7 @@ class CompiledTokenizer:
         known = self._library.token_to_id(token)
         if known is not None:
             return int(known)
-        wanted = token.encode(errors="surrogatepass")
+        wanted = token.encode()
         at = bisect_left(self._order, wanted, key=self._bytes)
         found = at < self._tokens and self._bytes(self._order[at]) == wanted
         return self._order[at] if found else None
