@@ -19,7 +19,7 @@ from tests.prompt.small_tokenizer import write_small_tokenizer
 pytest.importorskip("ingot.ops.native", reason="the native kernels are not built")
 
 IDS = [1, 5, 3, 40, 7]
-FORMATS = ["f32", "bf16"]
+FORMATS = ["f32", "bf16", "q8", "q4"]
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_other_backends_keep_nothing(model, cache, backend):
 def test_formats_have_files_of_their_own(model, cache):
     for fmt in FORMATS:
         ingot.load(model, weights=fmt, cache=cache)
-    assert len(files(cache)) == 2
+    assert len(files(cache)) == len(FORMATS)
     assert all(ingot.load(model, weights=fmt, cache=cache).cache_file is None for fmt in FORMATS)
 
 
