@@ -1,6 +1,6 @@
 // What this machine can do at most: read bandwidth, arithmetic peaks, and how far apart its CPUs are.
 //
-//   limits read MIB THREADS PASSES [all | PAGES STREAMS DISTANCE]   bytes a second, one JSON line a pattern
+//   limits read MIB THREADS PASSES [PAGES STREAMS DISTANCE TILE]   bytes a second, one JSON line a pattern
 //   limits update MIB THREADS PASSES                                read, change, write back (the state sweep)
 //   limits peaks THREADS                                            operations a second of every unit there is
 //   limits pingpong                                                 ns one way between pairs of CPUs; clock in GHz
@@ -180,29 +180,40 @@ double best_of(int passes, const std::function<double()>& pass) {
   return best;
 }
 
-void read_line(Buffer buffer, const std::string& pages, int threads, int passes, int streams, size_t distance) {
-  size_t share = buffer.size / size_t(threads) / 4096 * 4096;
+// tile 0: each thread has one contiguous share; else the threads take tiles of so many bytes in turn.
+void read_line(Buffer buffer, const std::string& pages, int threads, int passes, int streams, size_t distance,
+               size_t tile) {
+  const size_t share = buffer.size / size_t(threads) / 4096 * 4096;
+  const size_t piece = tile && tile < share ? tile : share;
+  const size_t pieces = buffer.size / piece;
   // Several sweeps in one pass when the buffer is small: a pass must last far longer than a thread takes to start.
   int sweeps = int(std::max<size_t>(1, (size_t(256) << 20) / buffer.size));
   double rate = best_of(passes, [&] {
     double s = together(threads, [&](int t) {
-      for (int i = 0; i < sweeps; ++i) read_pattern(buffer.data + share * size_t(t), share, streams, distance);
+      for (int i = 0; i < sweeps; ++i) {
+        for (size_t p = size_t(t); p < pieces; p += size_t(threads)) {
+          read_pattern(buffer.data + piece * p, piece, streams, distance);
+        }
+      }
     });
-    return double(share) * threads * sweeps / s;
+    return double(piece) * double(pieces) * sweeps / s;
   });
   printf(
       "{\"kind\": \"read\", \"mib\": %zu, \"threads\": %d, \"pages\": \"%s\", \"streams\": %d, \"distance\": %zu, "
-      "\"bytes_s\": %.4g}\n",
-      buffer.size >> 20, threads, pages.c_str(), streams, distance, rate);
+      "\"tile\": %zu, \"bytes_s\": %.4g}\n",
+      buffer.size >> 20, threads, pages.c_str(), streams, distance, tile, rate);
   fflush(stdout);
 }
 
 void read_all(size_t size, int threads, int passes) {
   for (std::string pages : {"huge", "4k", "file"}) {
     Buffer buffer = buffer_of(pages, size, threads);
-    for (int streams : {1, 2, 4, 8}) {
-      for (size_t distance : {0, 512, 1024, 2048, 4096, 8192, 16384}) {
-        read_line(buffer, pages, threads, passes, streams, distance);
+    for (size_t tile : {size_t(0), size_t(2) << 20}) {
+      if (tile && threads == 1) continue;
+      for (int streams : {1, 2, 4, 8}) {
+        for (size_t distance : {0, 512, 1024, 2048, 4096, 8192}) {
+          read_line(buffer, pages, threads, passes, streams, distance, tile);
+        }
       }
     }
     munmap(buffer.data, buffer.size);
@@ -507,11 +518,11 @@ int main(int count, char** words) {
   auto number = [&](int i) { return count > i ? atoi(words[i]) : 0; };
   std::string what = count > 1 ? words[1] : "";
   size_t size = size_t(number(2)) << 20;
-  if (what == "read" && count == 6) {
+  if (what == "read" && count == 5) {
     read_all(size, number(3), number(4));
-  } else if (what == "read" && count == 8) {
+  } else if (what == "read" && count == 9) {
     Buffer buffer = buffer_of(words[5], size, number(3));
-    read_line(buffer, words[5], number(3), number(4), number(6), size_t(number(7)));
+    read_line(buffer, words[5], number(3), number(4), number(6), size_t(number(7)), size_t(number(8)));
   } else if (what == "update" && count == 5) {
     update_line(size, number(3), number(4));
   } else if (what == "peaks" && count == 3) {

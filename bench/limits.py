@@ -16,11 +16,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bench.process import run
+
 SOURCE = Path(__file__).with_name("limits.cpp")
 FLAGS = ["-O3", "-std=c++20", "-pthread"]
 READ_MIB = 1024  # ten times the largest cache that such machines have: nothing of the last sweep is left
 SEARCH_MIB = 512
 CACHE_SIZES_MIB = (1, 16, 64, 256, 512)  # where a small model's weights live
+# Good on every machine tried; `best_read` searches.
+PATTERN: dict[str, Any] = {"pages": "huge", "streams": 4, "distance": 2048, "tile": 2 << 20}
 SIBLINGS_NS = 35.0  # taste: two threads of one core 5 to 25 ns, neighbours on one ring 30 to 90, sockets above 100
 
 
@@ -40,17 +44,12 @@ def program() -> Path:
 
 def lines(*words: object) -> list[dict[str, Any]]:
     """What one command of the program prints."""
-    run = subprocess.run([program(), *map(str, words)], check=True, capture_output=True, text=True)
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    return [json.loads(line) for line in run([program(), *words]).stdout.splitlines()]
 
 
-def read_rate(threads: int, mib: int = READ_MIB, passes: int = 5, pattern: dict[str, Any] | None = None) -> float:
-    """Bytes a second that `threads` threads read, by the best of `passes` sweeps over `mib` MiB; `pattern` as
-    `best_read` finds it, or the one that is good everywhere."""
-    chosen = pattern or {"pages": "huge", "streams": 4, "distance": 2048}
-    return float(
-        lines("read", mib, threads, passes, *(chosen[k] for k in ("pages", "streams", "distance")))[0]["bytes_s"]
-    )
+def read_rate(threads: int, mib: int = READ_MIB, passes: int = 5, pattern: dict[str, Any] = PATTERN) -> float:
+    """Bytes a second that `threads` threads read, by the best of `passes` sweeps over `mib` MiB."""
+    return float(lines("read", mib, threads, passes, *(pattern[key] for key in PATTERN))[0]["bytes_s"])
 
 
 def reading(threads: int) -> dict[str, float]:
@@ -61,8 +60,7 @@ def reading(threads: int) -> dict[str, float]:
 def best_read(threads: int) -> list[dict[str, Any]]:
     """Every pattern's rate, the best first; the first three were swept again over `READ_MIB`."""
     tried = sorted(lines("read", SEARCH_MIB, threads, 3), key=_rate, reverse=True)
-    keys = ("pages", "streams", "distance")
-    best = [lines("read", READ_MIB, threads, 8, *(row[k] for k in keys))[0] for row in tried[:3]]
+    best = [lines("read", READ_MIB, threads, 8, *(row[key] for key in PATTERN))[0] for row in tried[:3]]
     return [*sorted(best, key=_rate, reverse=True), *tried[3:]]
 
 
@@ -108,7 +106,8 @@ def table(record: dict[str, Any]) -> str:
     add("read, the best pattern", [record["read"][n]["bytes_s"] for n in threads], "GB/s", 1e9)
     for n in threads:
         best = record["read"][n]
-        rows.append(f"    {n}: {best['pages']} pages, {best['streams']} streams, {best['distance']} bytes ahead")
+        tiles = f", tiles of {best['tile'] >> 20} MiB in turn" if best["tile"] else ""
+        rows.append(f"    {n}: {best['pages']} pages, {best['streams']} streams, {best['distance']} bytes ahead{tiles}")
     for pages in ("huge", "4k", "file"):
         add(f"read, {pages} pages", [record["read_by_pages"][n][pages] for n in threads], "GB/s", 1e9)
     for mib in record["read_of_size"][threads[0]]:

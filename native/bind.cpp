@@ -145,6 +145,16 @@ void apply(Context& context, const In& x, const Out& y) {
   without_gil([&] { (context.*function)(op); });
 }
 
+uint64_t read_memory(Context& context, const In& data) {
+  Shapes shapes("read_memory");
+  shapes.is("data", data, "N", Kind::uint8);
+  if (shapes["N"] % 64 != 0)
+    shapes.fail("data has " + std::to_string(shapes["N"]) + " bytes, expected a multiple of 64");
+  uint64_t sum = 0;
+  without_gil([&] { sum = context.read_memory(static_cast<const uint8_t*>(data.data()), shapes["N"]); });
+  return sum;
+}
+
 void rotary(Context& context, const In& position, const In& inv_freq, const In& axis, float scale, const Out& cos,
             const Out& sin) {
   Shapes shapes("rotary");
@@ -262,6 +272,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("isa", &Context::isa)
       .def_prop_ro("threads", &Context::threads)
       .def("pack", &pack, "weight"_a.noconvert(), "weight_fmt"_a, "data"_a.noconvert(), "fmt"_a)
+      .def("read_memory", &read_memory, "data"_a.noconvert())
       .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert())
       .def("rms_norm", &rms_norm, "x"_a.noconvert(), "w"_a.noconvert(), "eps"_a, "one_plus"_a, "y"_a.noconvert())
       .def("gated_rms_norm", &gated_rms_norm, "o"_a.noconvert(), "z"_a.noconvert(), "w"_a.noconvert(), "eps"_a,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <new>
+#include <numeric>
 
 namespace ingot {
 
@@ -128,6 +129,16 @@ void Context::rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t)
 void Context::elements(const Elementwise& op, void (*kernel)(const Elementwise&, int64_t, int64_t)) {
   run_range(pool_, op.rows, std::max<int64_t>(1, tile_floats / op.size),
             [&](int64_t first, int64_t count) { kernel(op, first, count); });
+}
+
+uint64_t Context::read_memory(const uint8_t* data, int64_t size) {
+  const int64_t tiles = (size + read_tile - 1) / read_tile;
+  std::vector<uint64_t> sums(static_cast<size_t>(tiles));
+  pool_.run(tiles, [&](int64_t tile, int) {
+    const int64_t first = tile * read_tile;
+    sums[static_cast<size_t>(tile)] = sum_words(data + first, std::min(read_tile, size - first));
+  });
+  return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
 }
 
 void Context::rotary(const Rotary& op) {

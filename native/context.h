@@ -10,6 +10,7 @@
 #include "choice.h"
 #include "dispatch.h"
 #include "portable/pack.h"
+#include "portable/read.h"
 #include "portable/rotary.h"
 #include "table.h"
 #include "threads.h"
@@ -25,7 +26,8 @@ class Context {
   int threads() const { return pool_.threads(); }
 
   void pack(const Unpacked& from, Format format, uint8_t* to);
-  void linears(std::vector<Linear> ops);  // one parallel region; all of the same x
+  uint64_t read_memory(const uint8_t* data, int64_t size);  // the sum of its words: memory read, nothing else done
+  void linears(std::vector<Linear> ops);                    // one parallel region; all of the same x
   void rms_norm(const Norm& op) { rows(op, kernels_.rms_norm); }
   void gated_rms_norm(const Norm& op) { rows(op, kernels_.gated_rms_norm); }
   void l2_norm(const Norm& op) { rows(op, kernels_.l2_norm); }
