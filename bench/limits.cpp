@@ -41,13 +41,7 @@ double seconds_since(Clock::time_point begin) { return std::chrono::duration<dou
 
 template <class T>
 inline void keep(T& value) {  // the optimiser must believe that `value` is read and changed here
-#if defined(__AVX512F__)
-  asm volatile("" : "+v"(value));
-#elif defined(__x86_64__)
   asm volatile("" : "+m"(value));
-#else
-  asm volatile("" : "+w"(value));
-#endif
 }
 
 void pin(int cpu) {
@@ -245,32 +239,56 @@ void update_line(size_t size, int threads, int passes) {
 constexpr int CHAINS = 12;  // independent sums: more than latency times units of any core we know
 constexpr long ROUNDS = 1500000;
 
+// The sums are kept after the loops only: inside, gcc would spill them.
+#if defined(__AVX512F__)
 void fp32_fma() {
-  Floats sum[CHAINS], x = {1, 2, 3}, y = {3, 2, 1};
+  __m512 sum[CHAINS], x = _mm512_set1_ps(1.5f), y = _mm512_set1_ps(0.5f);
   for (auto& s : sum) s = x;
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-#if defined(__AVX512F__)
-      s = Floats(_mm512_fmadd_ps(__m512(x), __m512(y), __m512(s)));
-#else
-      for (int j = 0; j < 16; ++j) s[j] = __builtin_fmaf(x[j], y[j], s[j]);
-#endif
-      keep(s);
-    }
+    for (auto& s : sum) s = _mm512_fmadd_ps(x, y, s);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double FMA_OPS = double(ROUNDS) * CHAINS * 16 * 2;
+#elif defined(__FMA__)
+void fp32_fma() {
+  __m256 sum[CHAINS], x = _mm256_set1_ps(1.5f), y = _mm256_set1_ps(0.5f);
+  for (auto& s : sum) s = x;
+  for (long i = 0; i < ROUNDS; ++i) {
+    for (auto& s : sum) s = _mm256_fmadd_ps(x, y, s);
+  }
+  for (auto& s : sum) keep(s);
+}
+constexpr double FMA_OPS = double(ROUNDS) * CHAINS * 8 * 2;
+#elif defined(__ARM_NEON)
+void fp32_fma() {
+  float32x4_t sum[16], x = vdupq_n_f32(1.5f);
+  for (auto& s : sum) s = x;
+  for (long i = 0; i < ROUNDS; ++i) {
+    for (auto& s : sum) s = vfmaq_f32(s, x, x);
+  }
+  for (auto& s : sum) keep(s);
+}
+constexpr double FMA_OPS = double(ROUNDS) * 16 * 4 * 2;
+#else
+void fp32_fma() {  // whatever the compiler makes of it
+  float sum[64] = {}, x = 1.5f;
+  for (long i = 0; i < ROUNDS; ++i) {
+    for (auto& s : sum) s = s * x + x;
+  }
+  for (auto& s : sum) keep(s);
+}
+constexpr double FMA_OPS = double(ROUNDS) * 64 * 2;
+#endif
 
 #if defined(__AVX512VNNI__)
 void int8_vnni() {
   __m512i sum[CHAINS], x = _mm512_set1_epi8(1), y = _mm512_set1_epi8(2);
   for (auto& s : sum) s = x;
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = _mm512_dpbusd_epi32(s, x, y);
-      keep(s);
-    }
+    for (auto& s : sum) s = _mm512_dpbusd_epi32(s, x, y);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double VNNI_OPS = double(ROUNDS) * CHAINS * 64 * 2;
 #elif defined(__AVXVNNI__)
@@ -278,11 +296,9 @@ void int8_vnni() {
   __m256i sum[CHAINS], x = _mm256_set1_epi8(1), y = _mm256_set1_epi8(2);
   for (auto& s : sum) s = x;
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = _mm256_dpbusd_avx_epi32(s, x, y);
-      asm volatile("" : "+x"(s));
-    }
+    for (auto& s : sum) s = _mm256_dpbusd_avx_epi32(s, x, y);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double VNNI_OPS = double(ROUNDS) * CHAINS * 32 * 2;
 #elif defined(__AVX2__)
@@ -306,11 +322,9 @@ void bf16_avx512() {
   __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f80), y = x;
   for (auto& s : sum) s = _mm512_set1_ps(1);
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = _mm512_dpbf16_ps(s, x, y);
-      keep(s);
-    }
+    for (auto& s : sum) s = _mm512_dpbf16_ps(s, x, y);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double BF16_OPS = double(ROUNDS) * CHAINS * 32 * 2;
 #endif
@@ -378,11 +392,9 @@ void int8_dotprod() {
   int8x16_t x = vdupq_n_s8(1);
   for (auto& s : sum) s = vdupq_n_s32(0);
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = vdotq_s32(s, x, x);
-      keep(s);
-    }
+    for (auto& s : sum) s = vdotq_s32(s, x, x);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double DOTPROD_OPS = double(ROUNDS) * 16 * 16 * 2;
 #endif
@@ -392,11 +404,9 @@ void int8_i8mm() {
   int8x16_t x = vdupq_n_s8(1);
   for (auto& s : sum) s = vdupq_n_s32(0);
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = vmmlaq_s32(s, x, x);
-      keep(s);
-    }
+    for (auto& s : sum) s = vmmlaq_s32(s, x, x);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double I8MM_OPS = double(ROUNDS) * 16 * 32 * 2;
 #endif
@@ -406,11 +416,9 @@ void bf16_mmla() {
   bfloat16x8_t x = vreinterpretq_bf16_u16(vdupq_n_u16(0x3f80));
   for (auto& s : sum) s = vdupq_n_f32(0);
   for (long i = 0; i < ROUNDS; ++i) {
-    for (auto& s : sum) {
-      s = vbfmmlaq_f32(s, x, x);
-      keep(s);
-    }
+    for (auto& s : sum) s = vbfmmlaq_f32(s, x, x);
   }
+  for (auto& s : sum) keep(s);
 }
 constexpr double BFMMLA_OPS = double(ROUNDS) * 16 * 16 * 2;
 #endif
