@@ -218,6 +218,51 @@ void gated_delta_rule(Context& context, const In& q, const In& k, const In& v, c
   without_gil([&] { context.gated_delta_rule(op); });
 }
 
+// What a linear-attention layer has beside its matrices: keeps its arrays alive.
+struct DeltaWeights {
+  In q_taps, k_taps, v_taps, a_log, dt_bias, norm;
+  DeltaMixer op;
+
+  DeltaWeights(In q, In k, In v, In log, In bias, In w, int64_t key_dim, float key_scale, float norm_eps)
+      : q_taps(std::move(q)),
+        k_taps(std::move(k)),
+        v_taps(std::move(v)),
+        a_log(std::move(log)),
+        dt_bias(std::move(bias)),
+        norm(std::move(w)),
+        op{} {
+    Shapes shapes("DeltaWeights");
+    shapes.bind("K", key_dim).is("norm", norm, "V").is("A_log", a_log, "H").is("dt_bias", dt_bias, "H");
+    shapes.is("q_taps", q_taps, "G K/16 W 16").is("k_taps", k_taps, "G K/16 W 16").is("v_taps", v_taps, "H V/16 W 16");
+    shapes.divides("G", "H");
+    if (shapes["W"] < 1 || shapes["W"] > conv_max_width) shapes.fail("W is " + std::to_string(shapes["W"]));
+    op.q_taps = f32(q_taps), op.k_taps = f32(k_taps), op.v_taps = f32(v_taps);
+    op.a_log = f32(a_log), op.dt_bias = f32(dt_bias), op.norm = f32(norm);
+    op.heads = shapes["H"], op.key_heads = shapes["G"], op.key_dim = key_dim, op.value_dim = shapes["V"];
+    op.key_scale = key_scale, op.key_eps = 1e-6f, op.norm_eps = norm_eps;
+    op.conv.width = shapes["W"], op.conv.channels = 2 * op.key_heads * key_dim + op.heads * op.value_dim;
+  }
+};
+
+void delta_mixer(Context& context, const DeltaWeights& weights, const In& u, const In& z, const In& b, const In& a,
+                 const In& offset, const In& start, const In& slot, const std::optional<Out>& tail,
+                 const std::optional<Out>& state, const Out& y) {
+  DeltaMixer op = weights.op;
+  Shapes shapes("delta_mixer");
+  shapes.bind("H", op.heads).bind("K", op.key_dim).bind("V", op.value_dim).bind("C", op.conv.channels);
+  shapes.bind("HV", op.heads * op.value_dim).bind("W-1", op.conv.width - 1);
+  shapes.is("u", u, "T C").is("z", z, "T HV").is("b", b, "T H").is("a", a, "T H").is("y", y, "T HV");
+  shapes.runs(offset, start, shapes["T"]);
+  if (tail) shapes.is("tail", *tail, "slots W-1 C");
+  if (state) shapes.is("state", *state, "slots H V/16 K 16");
+  if (tail || state) shapes.slots(slot, shapes["slots"]);
+  else shapes.is("slot", slot, "S", Kind::int32);
+  op.conv.u = f32(u), op.conv.tail = tail ? f32(*tail) : nullptr;
+  op.conv.seg = ragged(offset, start, &slot, nullptr);
+  op.z = f32(z), op.b = f32(b), op.a = f32(a), op.state = state ? f32(*state) : nullptr, op.y = f32(y);
+  without_gil([&] { context.delta_mixer(op); });
+}
+
 void attention(Context& context, const In& q, const In& k, const In& v, const In& offset, const In& start,
                const In& pages, bool causal, const Out& keys, const Out& values, const Out& o) {
   Shapes shapes("attention");
@@ -267,6 +312,10 @@ NB_MODULE(_native, m) {
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<In, const std::string&, int64_t, int64_t>(), "data"_a.noconvert(), "fmt"_a, "outputs"_a,
            "inputs"_a);
+  nb::class_<DeltaWeights>(m, "DeltaWeights")
+      .def(nb::init<In, In, In, In, In, In, int64_t, float, float>(), "q_taps"_a.noconvert(), "k_taps"_a.noconvert(),
+           "v_taps"_a.noconvert(), "A_log"_a.noconvert(), "dt_bias"_a.noconvert(), "norm"_a.noconvert(), "key_dim"_a,
+           "key_scale"_a, "norm_eps"_a);
   nb::class_<Context>(m, "Context")
       .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a = "")
       .def_prop_ro("isa", &Context::isa)
@@ -294,6 +343,9 @@ NB_MODULE(_native, m) {
       .def("gated_delta_rule", &gated_delta_rule, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
            "log_decay"_a.noconvert(), "beta"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(),
            "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert())
+      .def("delta_mixer", &delta_mixer, "weights"_a, "u"_a.noconvert(), "z"_a.noconvert(), "b"_a.noconvert(),
+           "a"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(), "slot"_a.noconvert(),
+           "tail"_a.noconvert().none(), "state"_a.noconvert().none(), "y"_a.noconvert())
       .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
            "o"_a.noconvert())

@@ -183,6 +183,15 @@ void Context::gated_delta_rule(const DeltaRule& op) {
             [&](int64_t t, int thread) { kernels_.gated_delta_rule(op, tiles[size_t(t)], scratch.of(thread)); });
 }
 
+void Context::delta_mixer(const DeltaMixer& op) {
+  const Ragged& seg = op.conv.seg;
+  const Scratch scratch(threads(), delta_mixer_scratch(op));
+  pool_.run(seg.count * op.key_heads, [&](int64_t t, int thread) {
+    const int32_t segment = int32_t(t / op.key_heads), head = int32_t(t % op.key_heads);
+    if (tokens_of(seg, segment) > 0) kernels_.delta_mixer(op, {segment, head, 0, 0}, scratch.of(thread));
+  });
+}
+
 void Context::attention(const Attention& op) {
   const int group = int(op.heads / op.kv_heads), step = std::max(1, attention_rows / group);
   std::vector<Tile> writes, reads;

@@ -41,6 +41,7 @@ class Context {
   void delta_gates(const DeltaGates& op, int64_t tokens);
   void causal_conv1d(const Conv& op);
   void gated_delta_rule(const DeltaRule& op);
+  void delta_mixer(const DeltaMixer& op);
   void attention(const Attention& op);
   int64_t choose(const Choice& op) { return chosen(op, kernels_, pool_); }
 

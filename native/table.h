@@ -16,6 +16,7 @@ inline constexpr int page_keys = 64;        // keys in a page, and in a block of
 inline constexpr int conv_channels = 1024;  // channels in one convolution tile: a memory page of a token's row
 inline constexpr int conv_tokens = 16;      // tokens in one convolution tile: its weights are spread once for them
 inline constexpr int conv_max_width = 16;   // taps: bounds the tile's buffer of weights
+inline constexpr int delta_block = 64;      // tokens whose gates, or rows in the fused mixer, are ready at a time
 inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile of many rows
 inline constexpr int linear_rows = 512;     // rows in one matmul tile
 inline constexpr int linear_bytes = 65536;  // weights in one matmul tile of few rows
@@ -137,6 +138,17 @@ struct DeltaRule {
   Ragged seg;
 };
 
+// A linear-attention layer between its matrices. Taps are the convolution's weights with lanes last.
+struct DeltaMixer {
+  Conv conv;                              // u, tail, sizes and segments; no weight, no y
+  const float *q_taps, *k_taps, *v_taps;  // [G, K/16, W, 16] twice, [H, V/16, W, 16]
+  const float *z, *b, *a;                 // [T, H, V], [T, H] twice
+  const float *a_log, *dt_bias, *norm;    // [H], [H], [V]
+  float *state, *y;                       // [slots, H, V/16, K, 16] or null, [T, H, V]
+  int64_t heads, key_heads, key_dim, value_dim;
+  float key_scale, key_eps, norm_eps;
+};
+
 struct Attention {
   const float *q, *k, *v;  // [T, H, E], [T, G, E] twice
   float *keys, *values;    // [pages, G, E, 64], [pages, G, 64, E]
@@ -167,6 +179,8 @@ struct Kernels {
   void (*keep_tail)(const Conv&, int64_t segment);
   // tile: head, and first = a strip of 16 values; `strips` says how many follow. scratch: strips * K * 16 floats.
   void (*gated_delta_rule)(const DeltaRule&, const Tile&, float* scratch);
+  // tile.head: a key head. scratch: delta_mixer_scratch.
+  void (*delta_mixer)(const DeltaMixer&, const Tile&, float* scratch);
   int delta_strips;  // strips a tile should take together: what the registers hold
   void (*store_keys)(const Attention&, const Tile&);
   void (*attention)(const Attention&, const Tile&, float* scratch);
@@ -181,6 +195,12 @@ struct Kernels {
 // Bytes of scratch one matmul tile needs: a panel's groups spread to int8, and two tiles of sums.
 constexpr int64_t linear_scratch(int64_t inputs) {
   return round_up(inputs, 64) / group_inputs * q8_group + 4 * row_tile * lanes * 4;
+}
+
+// Floats of scratch one tile of the fused mixer needs: a block of q, k, v rows and gates, and the states of its heads.
+constexpr int64_t delta_mixer_scratch(const DeltaMixer& op) {
+  const int64_t keys = (op.key_dim + lanes - 1) / lanes * lanes, values = (op.value_dim + lanes - 1) / lanes * lanes;
+  return delta_block * (2 * keys + values + 2) + op.heads / op.key_heads * values * op.key_dim;
 }
 
 // Floats of scratch one attention tile of `tokens` tokens needs: q, o, scores, and four numbers a row.

@@ -51,6 +51,37 @@ bool spin_until(const Done& done) {
   return done();
 }
 
+// The tiles first .. end that one thread has before it, on a cache line of its own: it takes from the front, and a
+// thread that has none left takes the back half. In one word, so that a tile belongs to one thread at any time; no
+// range comes twice, because tiles that are taken do not return.
+struct alignas(64) TileRange {
+  std::atomic<uint64_t> span{0};
+
+  static uint64_t pack(uint64_t first, uint64_t end) { return first << 32 | end; }
+
+  void set(int64_t first, int64_t end) { span.store(pack(uint64_t(first), uint64_t(end))); }
+
+  // The next tile, or -1.
+  int64_t take() {
+    uint64_t now = span.load(std::memory_order_relaxed);
+    while (now >> 32 < (now & 0xffffffffu))
+      if (span.compare_exchange_weak(now, now + pack(1, 0))) return int64_t(now >> 32);
+    return -1;
+  }
+
+  // Moves the back half of `victim` here; false when it has nothing.
+  bool steal(TileRange& victim) {
+    uint64_t now = victim.span.load(std::memory_order_relaxed);
+    for (;;) {
+      const uint64_t first = now >> 32, end = now & 0xffffffffu, middle = first + (end - first) / 2;
+      if (first >= end) return false;
+      if (!victim.span.compare_exchange_weak(now, pack(first, middle))) continue;
+      span.store(pack(middle, end));
+      return true;
+    }
+  }
+};
+
 }  // namespace
 
 struct ThreadPool::Shared {
@@ -64,14 +95,13 @@ struct ThreadPool::Shared {
   // those inside. A worker goes inside before it looks whether the job is open, so a late one touches nothing.
   Call call = nullptr;
   const void* body = nullptr;
-  int64_t tiles = 0;
-  std::atomic<int64_t> next{0};
+  std::vector<TileRange> ranges;  // of every thread
   std::atomic<uint64_t> open{0};  // number of the job that may be taken, or 0
   std::atomic<int> inside{0};
   std::atomic<bool> stop{false};
   uint64_t jobs = 0;
 
-  explicit Shared(int threads) {
+  explicit Shared(int threads) : ranges(size_t(threads)) {
     try {
       for (int i = 1; i < threads; ++i) workers.emplace_back([this, i] { serve(i); });
     } catch (...) {
@@ -91,7 +121,16 @@ struct ThreadPool::Shared {
   }
 
   void take_tiles(int thread) {
-    for (int64_t tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) call(body, tile, thread);
+    TileRange& mine = ranges[size_t(thread)];
+    do {
+      for (int64_t tile; (tile = mine.take()) >= 0;) call(body, tile, thread);
+    } while (steal(size_t(thread)));
+  }
+
+  bool steal(size_t thread) {
+    for (size_t i = 1; i < ranges.size(); ++i)
+      if (ranges[thread].steal(ranges[(thread + i) % ranges.size()])) return true;
+    return false;
   }
 
   void serve(int thread) {
@@ -121,8 +160,9 @@ struct ThreadPool::Shared {
 
   void run(int64_t count, Call function, const void* argument) {
     std::lock_guard turn_taking(entry);
-    call = function, body = argument, tiles = count;
-    next.store(0);
+    call = function, body = argument;
+    const auto threads = int64_t(ranges.size());
+    for (int64_t i = 0; i < threads; ++i) ranges[size_t(i)].set(count * i / threads, count * (i + 1) / threads);
     {
       std::lock_guard lock(mutex);  // a worker between its last look and its sleep must not miss this
       open.store(++jobs);

@@ -1,5 +1,6 @@
 // A pool that runs the tiles of one operation. Tiles are fixed by the operation's shapes and write disjoint outputs,
-// so which thread takes which tile changes no bit.
+// so which thread takes which tile changes no bit. Every thread begins on a run of neighbouring tiles, so that it reads
+// weights in order; who is done helps another with the back half of his.
 #pragma once
 
 #include <atomic>

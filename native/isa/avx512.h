@@ -11,7 +11,8 @@ namespace ingot::INGOT_ISA {
 // 32 registers: 12 rows x 2 panels is 24 accumulators, 4 for the weights and their halves, 2 spare.
 inline constexpr int max_rows = 12;
 inline constexpr int panels_for(int rows) { return rows <= 5 ? 4 : 2; }
-inline constexpr int delta_strips = 2;
+// 4 strips: 16 accumulators, 4 rows, 4 deltas, decay, k, q and the next k.
+inline constexpr int delta_strips = 4;
 inline constexpr int integer_rows = 8;  // 8 sums beside the 8 vectors of a group
 
 struct V {

@@ -47,6 +47,17 @@ inline void conv_token(const float* const* rows, const float* taps, int64_t widt
   });
 }
 
+// The W rows of u that token t needs, from `channel` on; null where the past is zeros. Returns whether none is.
+inline bool conv_rows(const ConvHistory& past, int64_t t, int64_t channel, const float** rows) {
+  bool whole = true;
+  for (int64_t j = 0; j < past.width; ++j) {
+    const float* row = past.row(t - (past.width - 1) + j);
+    rows[j] = row ? row + channel : nullptr;
+    whole &= row != nullptr;
+  }
+  return whole;
+}
+
 // tile: tokens of one segment; head counts groups of conv_channels. taps: scratch of conv_channels * W floats.
 inline void causal_conv1d(const Conv& op, const Tile& tile, float* taps) {
   const ConvHistory past = conv_history(op, tile.segment);
@@ -55,29 +66,28 @@ inline void causal_conv1d(const Conv& op, const Tile& tile, float* taps) {
   spread_taps(op.weight + channel * op.width, op.width, channels, taps);
   const float* rows[conv_max_width];
   for (int64_t t = tile.first; t < tile.first + tile.count; ++t) {
-    bool whole = true;
-    for (int64_t j = 0; j < op.width; ++j) {
-      const float* row = past.row(t - (op.width - 1) + j);
-      rows[j] = row ? row + channel : nullptr;
-      whole &= row != nullptr;
-    }
+    const bool whole = conv_rows(past, t, channel, rows);
     float* y = op.y + (op.seg.offset[tile.segment] + t) * op.channels + channel;
     if (op.width == 4 && whole) conv_token<4>(rows, taps, 4, channels, y);
     else conv_token<0>(rows, taps, op.width, channels, y);
   }
 }
 
-// The tail becomes the last W - 1 rows of the past and the segment's u. Ascending r reads only tail rows that are
-// still old. Runs after every tile of the segment.
-inline void keep_tail(const Conv& op, int64_t segment) {
+// The tail becomes the last W - 1 rows of the past and the segment's u, for channels first .. first + count. Ascending
+// r reads only tail rows that are still old. Runs after every convolution of the segment and its channels.
+inline void keep_tail(const Conv& op, int64_t segment, int64_t first, int64_t count) {
   const ConvHistory past = conv_history(op, int32_t(segment));
   const int64_t tokens = op.seg.offset[segment + 1] - op.seg.offset[segment], slot = op.seg.slot[segment];
   if (!op.tail || slot < 0 || tokens == 0) return;
   for (int64_t r = 0; r < op.width - 1; ++r) {
     const float* from = past.row(tokens - (op.width - 1) + r);
     float* to = op.tail + (slot * (op.width - 1) + r) * op.channels;
-    for (int64_t c = 0; c < op.channels; ++c) to[c] = from ? from[c] : 0.0f;
+    each_vector(count, [&](int64_t c, int n) {
+      store_part(to + first + c, from ? load_part(from + first + c, n) : zero(), n);
+    });
   }
 }
+
+inline void keep_tails(const Conv& op, int64_t segment) { keep_tail(op, segment, 0, op.channels); }
 
 }  // namespace ingot::INGOT_ISA

@@ -73,61 +73,87 @@ struct DeltaSweep {
   }
 };
 
-// exp(log_decay) and beta of up to 16 tokens of one head.
-struct DeltaScalars {
-  alignas(64) float decay[lanes], beta[lanes];
-
-  void fetch(const DeltaRule& op, int64_t token, int64_t tokens, int64_t head) {
-    const int64_t n = tokens < lanes ? tokens : lanes;
-    for (int64_t i = 0; i < lanes; ++i) {
-      decay[i] = i < n ? op.log_decay[(token + i) * op.heads + head] : 0.0f;
-      beta[i] = i < n ? op.beta[(token + i) * op.heads + head] : 0.0f;
-    }
-    store(decay, exp(load(decay)));
-  }
+// Consecutive tokens of one head: rows a stride apart; decay and beta one number a token. v and o may be the same rows.
+struct DeltaRows {
+  const float *q, *k, *v, *decay, *beta;
+  float* o;
+  int64_t key_stride, v_stride, o_stride, tokens;
 };
 
+// N strips through all tokens; `values` of their lanes exist.
 template <int N>
-inline void delta_strips_of(const DeltaRule& op, const Tile& tile, float* state) {
-  const int64_t K = op.key_dim, vdim = op.value_dim, value = tile.first * int64_t(lanes);
-  const int64_t key_head = tile.head / (op.heads / op.key_heads);
-  const int64_t first = op.seg.offset[tile.segment], end = op.seg.offset[tile.segment + 1];
-  const auto key = [&](const float* x, int64_t t) { return x + (t * op.key_heads + key_head) * K; };
-  const auto room = [&](int n) { return vdim - value - n * lanes < lanes ? int(vdim - value - n * lanes) : lanes; };
-
-  DeltaScalars scalars;
+inline void delta_strips_of(const DeltaRows& x, int64_t size, int64_t values, float* state) {
+  const auto room = [&](int n) { return values - n * lanes < lanes ? int(values - n * lanes) : lanes; };
   Strips<N> p, o;
-  read_strips<N>(state, K, key(op.k, first), p);
-  for (int64_t t = first; t < end; ++t) {
-    const int64_t at = (t - first) % lanes;
-    if (at == 0) scalars.fetch(op, t, end - t, tile.head);
-    const int64_t values = (t * op.heads + tile.head) * vdim + value;
-    const V decay = all(scalars.decay[at]), beta = all(scalars.beta[at]);
-    const float* v = row_of(op.v, t * op.heads + tile.head) + value;
+  read_strips<N>(state, size, x.k, p);
+  for (int64_t t = 0; t < x.tokens; ++t) {
+    const V decay = all(x.decay[t]), beta = all(x.beta[t]);
+    const float *v = x.v + t * x.v_stride, *q = x.q + t * x.key_stride, *k = x.k + t * x.key_stride;
     V delta[N];
     for (int n = 0; n < N; ++n) delta[n] = beta * (load_part(v + n * lanes, room(n)) - decay * p.total(n));
     const auto sweep = [&](auto more) {
-      DeltaSweep<N, more.value> s{state, K * lanes, key(op.q, t), key(op.k, t), nullptr, decay, {}};
-      if constexpr (more.value) s.next_k = key(op.k, t + 1);
+      DeltaSweep<N, more.value> s{state, size * lanes, q, k, more.value ? k + x.key_stride : nullptr, decay, {}};
       for (int n = 0; n < N; ++n) s.delta[n] = delta[n];
-      s.run(K, o, p);
+      s.run(size, o, p);
     };
-    if (t + 1 < end) sweep(Yes{});
+    if (t + 1 < x.tokens) sweep(Yes{});
     else sweep(No{});
-    for (int n = 0; n < N; ++n) store_part(op.o + values + n * lanes, o.total(n), room(n));
+    for (int n = 0; n < N; ++n) store_part(x.o + t * x.o_stride + n * lanes, o.total(n), room(n));
   }
 }
 
+// All strips of `values` values, as many at a time as the registers hold.
+template <int N = delta_strips>
+inline void delta_tokens(DeltaRows x, int64_t size, int64_t values, float* state) {
+  constexpr int64_t step = N * lanes;
+  for (; values > step - lanes; values -= step, state += step * size, x.v += step, x.o += step)
+    delta_strips_of<N>(x, size, values, state);
+  if constexpr (N > 1)
+    if (values > 0) delta_tokens<N / 2>(x, size, values, state);
+}
+
+// The state of a run's strips: its slot's, or scratch. `at` is where it begins in a slot.
+inline float* run_state(float* pool, const Ragged& seg, int32_t segment, int64_t slot_size, int64_t at,
+                        float* scratch) {
+  const int32_t slot = seg.slot[segment];
+  return pool && slot >= 0 ? pool + slot * slot_size + at : scratch;
+}
+
+// Zeros, unless the run goes on from what its slot holds.
+inline void begin_state(float* state, const float* scratch, bool fresh, int64_t size) {
+  if (state == scratch || fresh)
+    for (int64_t i = 0; i < size; ++i) state[i] = 0.0f;
+}
+
 inline void gated_delta_rule(const DeltaRule& op, const Tile& tile, float* scratch) {
-  const int64_t strip = op.key_dim * lanes, strips = (op.value_dim + lanes - 1) / lanes;
-  const int32_t slot = op.seg.slot[tile.segment];
-  float* state = scratch;
-  if (op.state && slot >= 0) state = op.state + ((slot * op.heads + tile.head) * strips + tile.first) * strip;
-  if (state == scratch || op.seg.start[tile.segment] == 0)
-    for (int64_t i = 0; i < tile.count * strip; ++i) state[i] = 0.0f;
-  if constexpr (delta_strips > 1)
-    if (tile.count == delta_strips) return delta_strips_of<delta_strips>(op, tile, state);
-  delta_strips_of<1>(op, tile, state);
+  const int64_t K = op.key_dim, strip = K * lanes, strips = (op.value_dim + lanes - 1) / lanes;
+  const int64_t value = tile.first * int64_t(lanes), left = op.value_dim - value, here = tile.count * int64_t(lanes);
+  const int64_t key_head = tile.head / (op.heads / op.key_heads), head_size = strips * strip;
+  float* state = run_state(op.state, op.seg, tile.segment, op.heads * head_size,
+                           tile.head * head_size + tile.first * strip, scratch);
+  begin_state(state, scratch, op.seg.start[tile.segment] == 0, tile.count * strip);
+  alignas(64) float decay[delta_block], beta[delta_block];
+  const int64_t end = op.seg.offset[tile.segment + 1];
+  for (int64_t t = op.seg.offset[tile.segment]; t < end; t += delta_block) {
+    const int64_t tokens = end - t < delta_block ? end - t : delta_block;
+    for (int64_t i = 0; i < tokens; ++i) {
+      decay[i] = op.log_decay[(t + i) * op.heads + tile.head];
+      beta[i] = op.beta[(t + i) * op.heads + tile.head];
+    }
+    each_vector(tokens, [&](int64_t i, int n) { store_part(decay + i, exp(load_part(decay + i, n)), n); });
+    const int64_t key = (t * op.key_heads + key_head) * K;
+    const DeltaRows rows{op.q + key,
+                         op.k + key,
+                         row_of(op.v, t * op.heads + tile.head) + value,
+                         decay,
+                         beta,
+                         op.o + (t * op.heads + tile.head) * op.value_dim + value,
+                         op.key_heads * K,
+                         op.v.token_stride,
+                         op.heads * op.value_dim,
+                         tokens};
+    delta_tokens(rows, K, left < here ? left : here, state);
+  }
 }
 
 }  // namespace ingot::INGOT_ISA

@@ -6,6 +6,7 @@
 #include "conv.h"
 #include "delta.h"
 #include "matmul.h"
+#include "mixer.h"
 #include "quantise.h"
 #include "rows.h"
 
@@ -29,8 +30,9 @@ const Kernels kernels{
     rope,
     delta_gates,
     causal_conv1d,
-    keep_tail,
+    keep_tails,
     gated_delta_rule,
+    delta_mixer,
     delta_strips,
     store_keys,
     attention,

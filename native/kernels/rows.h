@@ -48,26 +48,26 @@ inline void rms_norm(const Norm& op, int64_t row, int64_t rows) {
   }
 }
 
+inline void gated_norm_row(const float* x, const float* gate, const float* w, int64_t size, float eps, float* y) {
+  const V scale = inverse_root(sum_squares(x, size) / float(size) + eps);
+  each_vector(size, [&](int64_t i, int n) {
+    const V normed = load_part(x + i, n) * scale * load_part(w + i, n);
+    store_part(y + i, normed * silu(load_part(gate + i, n)), n);
+  });
+}
+
 inline void gated_rms_norm(const Norm& op, int64_t row, int64_t rows) {
-  for (; rows > 0; ++row, --rows) {
-    const float *x = row_of(op.x, row), *gate = row_of(op.gate, row);
-    float* y = op.y + row * op.size;
-    const V scale = inverse_root(sum_squares(x, op.size) / float(op.size) + op.eps);
-    each_vector(op.size, [&](int64_t i, int n) {
-      const V normed = load_part(x + i, n) * scale * load_part(op.weight + i, n);
-      store_part(y + i, normed * silu(load_part(gate + i, n)), n);
-    });
-  }
+  for (; rows > 0; ++row, --rows)
+    gated_norm_row(row_of(op.x, row), row_of(op.gate, row), op.weight, op.size, op.eps, op.y + row * op.size);
+}
+
+inline void l2_row(const float* x, int64_t size, float scale, float eps, float* y) {
+  const V inverse = inverse_root(sum_squares(x, size) + eps);
+  each_vector(size, [&](int64_t i, int n) { store_part(y + i, load_part(x + i, n) * inverse * all(scale), n); });
 }
 
 inline void l2_norm(const Norm& op, int64_t row, int64_t rows) {
-  for (; rows > 0; ++row, --rows) {
-    const float* x = row_of(op.x, row);
-    float* y = op.y + row * op.size;
-    const V inverse = inverse_root(sum_squares(x, op.size) + op.eps);
-    each_vector(op.size,
-                [&](int64_t i, int n) { store_part(y + i, load_part(x + i, n) * inverse * all(op.scale), n); });
-  }
+  for (; rows > 0; ++row, --rows) l2_row(row_of(op.x, row), op.size, op.scale, op.eps, op.y + row * op.size);
 }
 
 template <class F>
@@ -114,13 +114,14 @@ inline void rope(const Rope& op, int64_t token, int64_t tokens) {
   }
 }
 
+inline V log_decay(V a, V a_log, V dt_bias) { return zero() - exp(a_log) * softplus(a + dt_bias); }
+
 inline void delta_gates(const DeltaGates& op, int64_t token, int64_t tokens) {
   for (; tokens > 0; ++token, --tokens) {
     const int64_t row = token * op.heads;
     each_vector(op.heads, [&](int64_t i, int n) {
-      const V rate = exp(load_part(op.a_log + i, n));
-      const V step = softplus(load_part(op.a + row + i, n) + load_part(op.dt_bias + i, n));
-      store_part(op.log_decay + row + i, zero() - rate * step, n);
+      const V a = load_part(op.a + row + i, n), a_log = load_part(op.a_log + i, n);
+      store_part(op.log_decay + row + i, log_decay(a, a_log, load_part(op.dt_bias + i, n)), n);
       store_part(op.beta + row + i, sigmoid(load_part(op.b + row + i, n)), n);
     });
   }

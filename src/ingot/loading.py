@@ -41,7 +41,7 @@ def load(
     weights   "f32", "bf16", "q8" or "q4"; None keeps the stored dtype (fp16 becomes f32, the reference computes in
               f32). q8 and q4 are for the native backend.
     kv        "f32", the only format of keys and values yet.
-    threads   of the native or torch backend; None: the CPUs this process may use.
+    threads   of the native or torch backend; None: one a core that this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
     cache     True: what the native backend packs is kept on disk for the next start, where that saves time
               (docs/cache.md); False: neither read nor written; a directory: kept there, whatever the size.

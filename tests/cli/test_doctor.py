@@ -121,19 +121,6 @@ def test_a_corner_that_cannot_be_looked_at_hides_no_other(
     assert "nugget" in found
 
 
-@pytest.mark.parametrize(
-    ("quota", "expected"), [("max 100000", 0.0), ("150000 100000", 1.5), ("nonsense", 0.0), (None, 0.0)]
-)
-def test_the_processor_quota_of_a_control_group(
-    quota: str | None, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "cpu.max"
-    if quota is not None:
-        file.write_text(quota)
-    monkeypatch.setattr(machine, "CPU_QUOTA", str(file))
-    assert machine._cpu_quota() == expected
-
-
 def test_the_memory_limit_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "CGROUPS", (str(tmp_path / "{}"),))
     assert machine._memory()[2] == 0

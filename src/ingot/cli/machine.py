@@ -16,7 +16,6 @@ from typing import Any
 GIB = 2**30
 COMPILER_HINT = "install a C++20 compiler and repeat `pip install --no-cache-dir .`"
 NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "prompt_toolkit")
-CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 CGROUPS = ("/sys/fs/cgroup/{}", "/sys/fs/cgroup/memory/{}")
 
 
@@ -83,13 +82,13 @@ def resources() -> Iterator[Finding]:
     parts += [f"{free / GIB:.1f} GiB free"] if free else []
     parts += [f"limit of the control group {limit / GIB:.1f} GiB"] if limit else []
     yield Finding("memory", "info", ", ".join(parts), data={"total": total, "free": free, "limit": limit})
-    cores = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    quota = _cpu_quota()
+    from ingot.ops.processors import allowed_cpus, cpu_quota, default_threads
+
+    cores, allowed, quota, threads = os.cpu_count() or 1, len(allowed_cpus()), cpu_quota(), default_threads()
     text = f"{allowed} of {cores}" + (f", of which the control group grants {quota:g}" if quota else "")
-    hint = f"--threads {max(1, int(quota))} may be faster" if quota and quota + 0.5 < allowed else ""
-    state = "warning" if hint else "info"
-    yield Finding("processors", state, text, hint, {"cores": cores, "allowed": allowed, "quota": quota})
+    text += f": {_count(threads, 'thread')} unless told otherwise"
+    data = {"cores": cores, "allowed": allowed, "quota": quota or 0.0, "threads": threads}
+    yield Finding("processors", "info", text, data=data)
 
 
 def models() -> Iterator[Finding]:
@@ -131,15 +130,6 @@ def _memory() -> tuple[int, int, int]:
             total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = _first_number("memory.max", "memory.limit_in_bytes")
     return total, free, limit if 0 < limit < (total or 2**60) else 0
-
-
-def _cpu_quota() -> float:
-    """Processors that the control group grants; 0: no limit."""
-    try:
-        quota, period = Path(CPU_QUOTA).read_text().split()
-    except (OSError, ValueError):
-        return 0.0
-    return 0.0 if quota == "max" else int(quota) / int(period)
 
 
 def _first_number(*names: str) -> int:

@@ -8,7 +8,6 @@ Legend as in `ops.reference`; a vector has 16 lanes, so a packed matrix is panel
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 import ingot._native as _native
 from ingot.ops import reference
-from ingot.ops.reference import Node
+from ingot.ops.processors import default_threads
 from ingot.ops.segments import PAGE, Segments
 from ingot.spec.formats import FORMATS, packed_bytes
 
@@ -33,13 +32,6 @@ PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change
 def available_isas() -> list[str]:
     """Instruction sets this machine runs, best first; the last is always "scalar"."""
     return list(_native.available_isas())
-
-
-def allowed_cpus() -> int:
-    """CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -92,8 +84,15 @@ class Embedding:
         return self.head(x_TI)
 
 
+class Node(reference.Node):
+    """A named place in the weights tree, with room for what an operation prepared from its leaves."""
+
+    prepared: Any = None
+
+
 class OpSet:
-    """The native op set. `threads` None: every CPU this process may use; `isa` None: the best of `available_isas()`."""
+    """The native op set. `threads` None: one a core that this process may use (`ops.processors`); `isa` None: the best
+    of `available_isas()`."""
 
     Node = Node
     PACK_VERSION = PACK_VERSION
@@ -101,7 +100,7 @@ class OpSet:
     def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads is {threads}; allowed are 1 to {MAX_THREADS}, or None for all the process has")
-        self._context = _native.Context(threads or min(allowed_cpus(), MAX_THREADS), isa or "")
+        self._context = _native.Context(threads or min(default_threads(), MAX_THREADS), isa or "")
         self.isa: str = self._context.isa
         self.threads: int = self._context.threads
 
@@ -253,6 +252,16 @@ class OpSet:
         self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV)
         return o_THV
 
+    def delta_mixer(self, w: Any, x_TD: Array, seg: Segments, pool: tuple[Array, Array] | None = None) -> Array:
+        """y_TD of one Gated DeltaNet layer: all between its matrices in one sweep; `pool` is updated in place."""
+        if w.prepared is None:
+            w.prepared = _delta_weights(w)
+        u_TC, z, b_TH, a_TH = self.linears(x_TD, w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
+        y = np.empty(z.shape, np.float32)
+        runs = (seg.offset, seg.start, seg.slot)
+        self._context.delta_mixer(w.prepared, u_TC, z, b_TH, a_TH, *runs, *(pool or (None, None)), y)
+        return self.linears(y, w.out_proj)[0]
+
     def attention(
         self, q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None
     ) -> Array:
@@ -278,3 +287,18 @@ class OpSet:
         pages = (first[:, None] + np.arange(counts.max(initial=0))[None]).astype(np.int32)
         kv = self.kv_pool(int(counts.sum()), *k_TGE.shape[1:])
         return kv, np.zeros_like(seg.start), pages
+
+
+def _delta_weights(w: Any) -> Any:
+    """The small leaves of a linear-attention layer as its kernel reads them: taps [heads, dim/16, W, 16]."""
+    text, w_CW = w.config.text, w.conv1d.weight[:, 0]
+    key_dim, value_dim = text.linear_key_head_dim, text.linear_value_head_dim
+    keys = (len(w_CW) - len(w.A_log) * value_dim) // 2
+
+    def taps(rows: Array, dim: int) -> Array:
+        padded = np.zeros((len(rows) // dim, -(-dim // LANES) * LANES, rows.shape[1]), np.float32)
+        padded[:, :dim] = rows.reshape(-1, dim, rows.shape[1])
+        return np.ascontiguousarray(padded.reshape(len(padded), -1, LANES, rows.shape[1]).swapaxes(2, 3))
+
+    parts = taps(w_CW[:keys], key_dim), taps(w_CW[keys : 2 * keys], key_dim), taps(w_CW[2 * keys :], value_dim)
+    return _native.DeltaWeights(*parts, w.A_log, w.dt_bias, w.norm.weight, key_dim, key_dim**-0.5, text.rms_norm_eps)

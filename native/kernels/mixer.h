@@ -1,0 +1,126 @@
+// Everything of a linear-attention layer between its matrices, one key head at a time: convolution and SiLU of q, k and
+// v, l2 norms, gates, the delta rule, the gated norm. A block of tokens stays in the L2 cache from the first to the
+// last. Every step is the function that the operation of its own runs, so the bits are the same.
+#pragma once
+
+#include "conv.h"
+#include "delta.h"
+
+namespace ingot::INGOT_ISA {
+
+// Scratch of one tile, a block of tokens at a time. o takes the place of v.
+struct MixerRows {
+  float *q, *k, *v, *decay, *beta, *states;
+  int64_t key_stride, value_stride;
+
+  MixerRows(const DeltaMixer& op, float* at)
+      : key_stride((op.key_dim + lanes - 1) / lanes * lanes), value_stride((op.value_dim + lanes - 1) / lanes * lanes) {
+    q = at;
+    k = q + delta_block * key_stride;
+    v = k + delta_block * key_stride;
+    decay = v + delta_block * value_stride;
+    beta = decay + delta_block;
+    states = beta + delta_block;
+  }
+};
+
+// One head's q, k or v: its channels and their taps [size / 16][W][16].
+struct MixerPart {
+  const float* taps;
+  int64_t channel, size;
+
+  // Tokens first .. first + tokens of the run into rows y + t * stride.
+  void convolve(const Conv& op, const ConvHistory& past, int64_t first, int64_t tokens, float* y,
+                int64_t stride) const {
+    const float* rows[conv_max_width];
+    for (int64_t t = first; t < first + tokens; ++t, y += stride) {
+      const bool whole = conv_rows(past, t, channel, rows);
+      if (op.width == 4 && whole) conv_token<4>(rows, taps, 4, size, y);
+      else conv_token<0>(rows, taps, op.width, size, y);
+    }
+  }
+};
+
+// decay and beta of consecutive tokens of one head; lanes are tokens.
+inline void mixer_gates(const DeltaMixer& op, int64_t token, int64_t tokens, int64_t head, float* decay, float* beta) {
+  for (int64_t i = 0; i < tokens; ++i) {
+    decay[i] = op.a[(token + i) * op.heads + head];
+    beta[i] = op.b[(token + i) * op.heads + head];
+  }
+  const V a_log = all(op.a_log[head]), dt_bias = all(op.dt_bias[head]);
+  each_vector(tokens, [&](int64_t i, int n) {
+    store_part(decay + i, exp(log_decay(load_part(decay + i, n), a_log, dt_bias)), n);
+    store_part(beta + i, sigmoid(load_part(beta + i, n)), n);
+  });
+}
+
+// One key head of one run.
+struct MixerHead {
+  const DeltaMixer& op;
+  const Tile& tile;
+  const ConvHistory past;
+  const MixerRows rows;
+  const int64_t begin, group, keys, head_size;
+
+  MixerHead(const DeltaMixer& o, const Tile& t, float* scratch)
+      : op(o),
+        tile(t),
+        past(conv_history(o.conv, t.segment)),
+        rows(o, scratch),
+        begin(o.conv.seg.offset[t.segment]),
+        group(o.heads / o.key_heads),
+        keys(o.key_heads * o.key_dim),
+        head_size(rows.value_stride * o.key_dim) {}
+
+  MixerPart key_part(const float* taps, int64_t channel) const {
+    const int64_t head = tile.head;
+    return {taps + head * rows.key_stride * op.conv.width, channel + head * op.key_dim, op.key_dim};
+  }
+  MixerPart value_part(int64_t head) const {
+    return {op.v_taps + head * rows.value_stride * op.conv.width, 2 * keys + head * op.value_dim, op.value_dim};
+  }
+  float* state(int64_t head) const {
+    return run_state(op.state, op.conv.seg, tile.segment, op.heads * head_size, head * head_size,
+                     rows.states + (head - tile.head * group) * head_size);
+  }
+
+  void key_rows(const MixerPart& part, int64_t first, int64_t count, float scale, float* y) const {
+    part.convolve(op.conv, past, first, count, y, rows.key_stride);
+    for (int64_t t = 0; t < count; ++t, y += rows.key_stride) l2_row(y, op.key_dim, scale, op.key_eps, y);
+  }
+
+  // q and k of the block are ready.
+  void value_head(int64_t head, int64_t first, int64_t count) const {
+    value_part(head).convolve(op.conv, past, first, count, rows.v, rows.value_stride);
+    mixer_gates(op, begin + first, count, head, rows.decay, rows.beta);
+    const DeltaRows x{
+        rows.q, rows.k, rows.v, rows.decay, rows.beta, rows.v, rows.key_stride, rows.value_stride, rows.value_stride,
+        count};
+    delta_tokens(x, op.key_dim, op.value_dim, state(head));
+    for (int64_t t = 0; t < count; ++t) {
+      const int64_t at = ((begin + first + t) * op.heads + head) * op.value_dim;
+      gated_norm_row(rows.v + t * rows.value_stride, op.z + at, op.norm, op.value_dim, op.norm_eps, op.y + at);
+    }
+  }
+
+  void run() const {
+    const int64_t head0 = tile.head * group, tokens = op.conv.seg.offset[tile.segment + 1] - begin;
+    const MixerPart q = key_part(op.q_taps, 0), k = key_part(op.k_taps, keys);
+    for (int64_t r = 0; r < group; ++r)
+      begin_state(state(head0 + r), rows.states + r * head_size, op.conv.seg.start[tile.segment] == 0, head_size);
+    for (int64_t first = 0; first < tokens; first += delta_block) {
+      const int64_t count = tokens - first < delta_block ? tokens - first : delta_block;
+      key_rows(q, first, count, op.key_scale, rows.q);
+      key_rows(k, first, count, 1.0f, rows.k);
+      for (int64_t r = 0; r < group; ++r) value_head(head0 + r, first, count);
+    }
+    keep_tail(op.conv, tile.segment, q.channel, q.size);
+    keep_tail(op.conv, tile.segment, k.channel, k.size);
+    keep_tail(op.conv, tile.segment, value_part(head0).channel, group * op.value_dim);
+  }
+};
+
+// tile.head: a key head, with its heads / key_heads value heads.
+inline void delta_mixer(const DeltaMixer& op, const Tile& tile, float* scratch) { MixerHead(op, tile, scratch).run(); }
+
+}  // namespace ingot::INGOT_ISA
