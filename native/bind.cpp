@@ -263,23 +263,30 @@ void delta_mixer(Context& context, const DeltaWeights& weights, const In& u, con
   without_gil([&] { context.delta_mixer(op); });
 }
 
+// Pages say their format by their dtype.
+KvFormat kv_format(const Out& keys) {
+  if (keys.dtype() == nb::dtype<uint16_t>()) return KvFormat::bf16;
+  return keys.dtype() == nb::dtype<uint8_t>() ? KvFormat::q8 : KvFormat::f32;
+}
+
 void attention(Context& context, const In& q, const In& k, const In& v, const In& offset, const In& start,
                const In& pages, bool causal, const Out& keys, const Out& values, const Out& o) {
   Shapes shapes("attention");
   shapes.is("q", q, "T H E").is("k", k, "T G E").is("v", v, "T G E").is("o", o, "T H E").divides("G", "H");
-  shapes.is("kv[0]", keys, "pages G E 64").is("kv[1]", values, "pages G 64 E");
+  const KvFormat format = kv_format(keys);
+  const int64_t size = shapes["E"], whole = padded_head(size);
+  shapes.bind("F", whole).bind("pairs", whole / 2).bind("groups", whole / kv_group);
+  if (format == KvFormat::f32) shapes.is("kv[0]", keys, "pages G E 64").is("kv[1]", values, "pages G 64 E");
+  else if (format == KvFormat::bf16)
+    shapes.is("kv[0]", keys, "pages G 4 pairs 16 2", Kind::bf16)
+        .is("kv[1]", values, "pages G F/16 32 16 2", Kind::bf16);
+  else
+    shapes.is("kv[0]", keys, "pages G 4 groups 544", Kind::uint8)
+        .is("kv[1]", values, "pages G groups 2176", Kind::uint8);
   shapes.runs(offset, start, shapes["T"]).pages(offset, start, pages, shapes["pages"]);
-  const Attention op{f32(q),
-                     f32(k),
-                     f32(v),
-                     f32(keys),
-                     f32(values),
-                     f32(o),
-                     shapes["H"],
-                     shapes["G"],
-                     shapes["E"],
-                     causal,
-                     ragged(offset, start, nullptr, &pages)};
+  const Attention op{f32(q),        f32(k), f32(v),      keys.data(),
+                     values.data(), f32(o), shapes["H"], shapes["G"],
+                     size,          format, causal,      ragged(offset, start, nullptr, &pages)};
   without_gil([&] { context.attention(op); });
 }
 

@@ -16,6 +16,17 @@ int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile
 
 int64_t tokens_of(const Ragged& seg, int64_t s) { return seg.offset[s + 1] - seg.offset[s]; }
 
+// body(first, count) over [0, total) in pieces of `tile`.
+template <class Body>
+void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) {
+  pool.run(tiles_of(total, tile), [&](int64_t t, int) { body(t * tile, std::min(tile, total - t * tile)); });
+}
+
+// Floats that runs of attention may leave to be combined: 8 MB, decoding over 262,144 keys at 16 query heads (taste).
+constexpr int64_t part_floats = int64_t(1) << 21;
+
+}  // namespace
+
 // Scratch of every thread of one operation, each part on its own cache lines.
 class Scratch {
  public:
@@ -32,14 +43,6 @@ class Scratch {
   int64_t stride_;
   float* data_;
 };
-
-// body(first, count) over [0, total) in pieces of `tile`.
-template <class Body>
-void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) {
-  pool.run(tiles_of(total, tile), [&](int64_t t, int) { body(t * tile, std::min(tile, total - t * tile)); });
-}
-
-}  // namespace
 
 uint8_t* Context::Workspace::reserve(int64_t bytes) {
   if (bytes > size) {
@@ -193,10 +196,15 @@ void Context::delta_mixer(const DeltaMixer& op) {
 }
 
 void Context::attention(const Attention& op) {
-  const int group = int(op.heads / op.kv_heads), step = std::max(1, attention_rows / group);
+  const bool pairs = op.format != KvFormat::f32;
+  const int group = int(op.heads / op.kv_heads), step = std::max(1, (pairs ? pair_rows : attention_rows) / group);
   std::vector<Tile> writes, reads;
+  int most = 0;        // tokens of a tile
+  bool alone = pairs;  // every tile has all of its segment's tokens, and can store their keys itself
   for (int64_t s = 0; s < op.seg.count; ++s) {
     const int tokens = int(tokens_of(op.seg, s)), start = op.seg.start[s];
+    most = std::max(most, std::min(step, tokens));
+    alone &= tokens <= step;
     for (int head = 0; head < op.kv_heads; ++head) {
       for (int t = 0, count; t < tokens; t += count) {
         count = std::min(tokens - t, page_keys - (start + t) % page_keys);
@@ -205,10 +213,51 @@ void Context::attention(const Attention& op) {
       for (int t = 0; t < tokens; t += step) reads.push_back({int32_t(s), head, t, std::min(step, tokens - t)});
     }
   }
-  const Scratch scratch(threads(), attention_scratch(int64_t(step) * group, op.size));
-  pool_.run(int64_t(writes.size()), [&](int64_t t, int) { kernels_.store_keys(op, writes[size_t(t)]); });
-  pool_.run(int64_t(reads.size()),
-            [&](int64_t t, int thread) { kernels_.attention(op, reads[size_t(t)], scratch.of(thread)); });
+  const int64_t rows = int64_t(most) * group;
+  const Scratch scratch(threads(), pairs ? attention_pairs_scratch(rows, op.size) : attention_scratch(rows, op.size));
+  if (!alone)
+    pool_.run(int64_t(writes.size()),
+              [&](int64_t t, int thread) { kernels_.store_keys(op, writes[size_t(t)], scratch.of(thread)); });
+  if (pairs && attend_in_parts(op, reads, alone, scratch)) return;
+  pool_.run(int64_t(reads.size()), [&](int64_t t, int thread) {
+    if (pairs) kernels_.attention_pairs(op, reads[size_t(t)], alone, scratch.of(thread));
+    else kernels_.attention(op, reads[size_t(t)], scratch.of(thread));
+  });
+}
+
+// Every run of blocks as a tile of its own, where the tiles are too few for the threads to share evenly and what the
+// runs leave behind is not too much. The same bits either way. False: nothing was done.
+bool Context::attend_in_parts(const Attention& op, const std::vector<Tile>& tiles, bool stores,
+                              const Scratch& scratch) {
+  if (int64_t(tiles.size()) >= 4 * threads()) return false;
+  struct Part {
+    size_t tile;
+    int64_t run, at;
+  };
+  std::vector<Part> parts;
+  int64_t floats = 0;
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const Tile& tile = tiles[t];
+    const int64_t last = op.causal ? tile.first + tile.count : tokens_of(op.seg, tile.segment);
+    const int64_t size = attention_part_floats(tile.count * (op.heads / op.kv_heads), op.size);
+    for (int64_t run = 0; run < tiles_of(op.seg.start[tile.segment] + last, run_blocks * page_keys); ++run) {
+      parts.push_back({t, run, floats});
+      floats += size;
+    }
+  }
+  if (parts.size() == tiles.size() || floats > part_floats) return false;
+  const Scratch left(1, floats);
+  pool_.run(int64_t(parts.size()), [&](int64_t p, int thread) {
+    const Part& part = parts[size_t(p)];
+    kernels_.attention_part(op, tiles[part.tile], stores, part.run, left.of(0) + part.at, scratch.of(thread));
+  });
+  std::vector<Part> first;
+  for (const Part& part : parts)
+    if (part.run == 0) first.push_back(part);
+  pool_.run(int64_t(first.size()), [&](int64_t p, int) {
+    kernels_.combine_parts(op, tiles[first[size_t(p)].tile], left.of(0) + first[size_t(p)].at);
+  });
+  return true;
 }
 
 }  // namespace ingot

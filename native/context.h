@@ -17,6 +17,8 @@
 
 namespace ingot {
 
+class Scratch;
+
 class Context {
  public:
   // `isa` empty: the best this machine runs. Throws std::invalid_argument.
@@ -48,6 +50,7 @@ class Context {
  private:
   void rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t));
   void elements(const Elementwise& op, void (*kernel)(const Elementwise&, int64_t, int64_t));
+  bool attend_in_parts(const Attention& op, const std::vector<Tile>& tiles, bool stores, const Scratch& scratch);
 
   void round_rows(std::vector<Linear>& ops, bool bf16, uint8_t* memory);
   int64_t rounded_bytes(const Linear& op) const;

@@ -23,9 +23,14 @@ inline constexpr int linear_bytes = 65536;  // weights in one matmul tile of few
 inline constexpr int row_tile = 16;         // rows that are rounded together, and that a matrix instruction takes
 inline constexpr int group_inputs = 32;     // inputs that share a scale, and that bf16 sums by themselves
 inline constexpr int attention_rows = 64;   // (token, head) rows in one attention tile
+inline constexpr int pair_rows = 256;       // the same for keys and values in bf16 and q8: widened once for all of them
+inline constexpr int pair_slice = 32;       // of these, rows whose scores stay in L1
+inline constexpr int run_blocks = 16;       // blocks of 64 keys that are combined before the runs are
+inline constexpr int kv_group = 32;         // elements of a key or value in q8 that share a scale
 inline constexpr int choice_block = 64;     // scores of which one maximum is kept
 
 enum class Format : int { f32, bf16, q8, q4 };
+enum class KvFormat : int { f32, bf16, q8 };
 inline constexpr int formats = 4;
 
 // The values of the 4-bit format, in units of its group's scale. Lloyd's algorithm over groups of 32 normal and
@@ -151,9 +156,10 @@ struct DeltaMixer {
 
 struct Attention {
   const float *q, *k, *v;  // [T, H, E], [T, G, E] twice
-  float *keys, *values;    // [pages, G, E, 64], [pages, G, 64, E]
+  void *keys, *values;     // f32: [pages, G, E, 64], [pages, G, 64, E]; bf16, q8: kernels/kv_pages.h
   float* o;                // [T, H, E]
   int64_t heads, kv_heads, size;
+  KvFormat format;
   bool causal;
   Ragged seg;
 };
@@ -182,8 +188,12 @@ struct Kernels {
   // tile.head: a key head. scratch: delta_mixer_scratch.
   void (*delta_mixer)(const DeltaMixer&, const Tile&, float* scratch);
   int delta_strips;  // strips a tile should take together: what the registers hold
-  void (*store_keys)(const Attention&, const Tile&);
-  void (*attention)(const Attention&, const Tile&, float* scratch);
+  void (*store_keys)(const Attention&, const Tile&, float* scratch);
+  void (*attention)(const Attention&, const Tile&, float* scratch);  // f32
+  // bf16 and q8: a tile, or one run of its blocks and later all of them. `stores`: its tokens' keys are not stored yet.
+  void (*attention_pairs)(const Attention&, const Tile&, bool stores, float* scratch);
+  void (*attention_part)(const Attention&, const Tile&, bool stores, int64_t run, float* part, float* scratch);
+  void (*combine_parts)(const Attention&, const Tile&, float* parts);
   bool (*block_maxima)(const float* scores, int64_t count, float* maxima);
   void (*weigh)(const float* scores, int64_t count, float top, double rate, int64_t* weight);
   // functions of one variable, y[i] = f(x[i]); for tests
@@ -206,6 +216,17 @@ constexpr int64_t delta_mixer_scratch(const DeltaMixer& op) {
 // Floats of scratch one attention tile of `tokens` tokens needs: q, o, scores, and four numbers a row.
 constexpr int64_t attention_scratch(int64_t rows, int64_t size) {
   return rows * (2 * ((size + lanes - 1) / lanes * lanes) + page_keys + 4);
+}
+
+// The same for keys and values in bf16 and q8: the softmax of a run and of all, a slice's scores, probabilities and
+// shares, one row to store, one block of keys and values, q with rows to spare for whole register tiles.
+constexpr int64_t padded_head(int64_t size) { return round_up(size, kv_group); }
+constexpr int64_t attention_part_floats(int64_t rows, int64_t size) {
+  return round_up(rows * (padded_head(size) + 2), lanes);
+}
+constexpr int64_t attention_pairs_scratch(int64_t rows, int64_t size) {
+  return 2 * attention_part_floats(rows, size) + 2 * pair_slice * (page_keys + 1) +
+         (2 + page_keys + rows + lanes) * padded_head(size);
 }
 
 }  // namespace ingot

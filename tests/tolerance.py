@@ -12,3 +12,7 @@ OP_SETS_OF_SCALE = 2e-5
 
 # One native operation against its numpy definition: sums of at most 1,100 fp32 terms in another order, 1e-6 seen.
 NATIVE_OP_OF_SCALE = 3e-6
+
+# Attention over keys in bf16 or q8 against its definition over the same stored keys: q and the probabilities are
+# rounded to 8 bits, 5e-3 seen.
+KV_OF_SCALE = 2e-2

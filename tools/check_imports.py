@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "ingot"
 # is not `ops`. transformers is in no row, and torch in no row that a user without torch meets.
 RULES = {
     "spec": "",
+    "memory": "",
     "store": "spec numpy ~huggingface_hub",
     "prompt": "spec numpy tokenizers jinja2",
     "ops": "numpy",
@@ -28,7 +29,7 @@ RULES = {
     "answer": "numpy",
     "language_model": "answer engine prompt spec numpy",
     "cached": "model prompt store spec numpy tokenizers",
-    "loading": "cached language_model engine model ops ops.native ops.autograd prompt store spec numpy ~torch",
+    "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt store spec numpy ~torch",
     "ingot": "loading language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "eval": "ingot language_model answer numpy",

@@ -10,13 +10,13 @@
 namespace ingot::INGOT_ISA {
 
 // tile.first .. + tile.count: tokens of one segment that fall into one page; tile.head is a KV head.
-inline void store_keys(const Attention& op, const Tile& tile) {
+inline void store_float_keys(const Attention& op, const Tile& tile) {
   const int64_t E = op.size, token = op.seg.offset[tile.segment] + tile.first;
   const int64_t position = op.seg.start[tile.segment] + int64_t(tile.first);
   const int64_t page = op.seg.pages[tile.segment * op.seg.width + position / page_keys];
   const int64_t row = position % page_keys;
-  float* keys = op.keys + (page * op.kv_heads + tile.head) * E * page_keys + row;
-  float* values = op.values + ((page * op.kv_heads + tile.head) * page_keys + row) * E;
+  float* keys = static_cast<float*>(op.keys) + (page * op.kv_heads + tile.head) * E * page_keys + row;
+  float* values = static_cast<float*>(op.values) + ((page * op.kv_heads + tile.head) * page_keys + row) * E;
   for (int64_t e = 0; e < E; ++e)
     for (int64_t t = 0; t < tile.count; ++t)
       keys[e * page_keys + t] = op.k[((token + t) * op.kv_heads + tile.head) * E + e];
@@ -112,7 +112,8 @@ inline int64_t keys_seen(const Attention& op, int32_t segment, int64_t i, int64_
 inline void attend_block(const Attention& op, const Tile& tile, const AttentionRows& rows, int64_t block) {
   const int64_t group = op.heads / op.kv_heads, E = op.size;
   const int64_t page = op.seg.pages[tile.segment * op.seg.width + block] * op.kv_heads + tile.head;
-  const float *keys = op.keys + page * E * page_keys, *values = op.values + page * page_keys * E;
+  const float* keys = static_cast<const float*>(op.keys) + page * E * page_keys;
+  const float* values = static_cast<const float*>(op.values) + page * page_keys * E;
   const auto limit = [&](int64_t i) { return keys_seen(op, tile.segment, tile.first + i, block); };
 
   int64_t from = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention.h"
+#include "attention_pairs.h"
 #include "choice.h"
 #include "conv.h"
 #include "delta.h"
@@ -36,6 +37,9 @@ const Kernels kernels{
     delta_strips,
     store_keys,
     attention,
+    attention_pairs,
+    attention_part,
+    combine_parts,
     block_maxima,
     weigh,
     exp_each,

@@ -12,6 +12,7 @@ from typing import Any
 from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import Engine
 from ingot.language_model import LanguageModel
+from ingot.memory import available
 from ingot.prompt import ChatTemplate
 from ingot.prompt.outside_text import read_json_object
 from ingot.spec.formats import FORMATS
@@ -40,7 +41,8 @@ def load(
               (numpy). None: native, or reference with a warning where the kernels were not built.
     weights   "f32", "bf16", "q8" or "q4"; None keeps the stored dtype (fp16 becomes f32, the reference computes in
               f32). q8 and q4 are for the native backend.
-    kv        "f32", the only format of keys and values yet.
+    kv        format of keys and values: "f32", "bf16" or "q8" (8.5 bits). None: "f32" for f32 weights, else "bf16";
+              torch has "f32" only.
     threads   of the native or torch backend; None: one a core that this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
     cache     True: what the native backend packs is kept on disk for the next start, where that saves time
@@ -51,16 +53,19 @@ def load(
     """
     _one_of("backend", backend, BACKENDS)
     _one_of("weights", weights, tuple(FORMATS))
-    _one_of("kv", kv, ("f32",))
+    _one_of("kv", kv, ("f32",) if backend == "torch" else ("f32", "bf16", "q8"))
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
     checkpoint = open_checkpoint(path, accept)
     ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
+    kv = kv or ("f32" if fmt == "f32" or backend == "torch" else "bf16")
     place = cache if isinstance(cache, bool) else Path(cache)
     loaded = weights_of(checkpoint, ops, fmt, place, progress)
     tokenizer = tokenizer_of(path, place)
-    engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None)
+    # torch may hold its pools in another memory
+    free = available if backend != "torch" else lambda: None
+    engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None, kv, free)
     template = ChatTemplate.from_directory(path) if tokenizer else None
     defaults = _json(path / "generation_config.json")
     eos_ids = _eos_ids(path, defaults)

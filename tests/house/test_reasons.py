@@ -63,4 +63,4 @@ def test_slices_bound_the_workspace_of_a_whole_context():
     """docs/why/prefill-slices.md: 0.8B, all 262,144 tokens in one pass against 256 at a time."""
     config = parse_config(official("0.8b"))
     assert memory(config, "bf16", 262_144).workspace > 20e9
-    assert memory(config, "bf16", 256).workspace < 60e6
+    assert memory(config, "bf16", 256).workspace < 80e6

@@ -14,6 +14,7 @@ from ingot.ops import Segments
 from ingot.spec import Config
 from ingot.spec.formats import FORMATS
 from tests.model.small import small_config, weights
+from tests.tolerance import KV_OF_SCALE
 
 native = pytest.importorskip("ingot.ops.native", reason="the native kernels are not built")
 
@@ -27,9 +28,9 @@ def model(fmt: str = "f32", threads: int = 2, isa: str | None = None, config: Co
     return ops, build(config, ops, weights(), fmt)
 
 
-def run(ops, root, ids, sizes, config=CONFIG):
+def run(ops, root, ids, sizes, config=CONFIG, kv="f32"):
     """All logits of `ids`, fed in pieces of the given sizes through one sequence's state."""
-    states = StatePool(ops, config)
+    states = StatePool(ops, config, kv)
     sequence, rows, at = states.open(), [], 0
     for size in sizes:
         seg = states.segments(sequence, None, size)
@@ -65,6 +66,19 @@ def test_instruction_sets_threads_and_formats(isa, fmt):
     for threads in (1, 2, 3):
         ops, root = model(fmt, threads, isa)
         assert np.array_equal(run(ops, root, IDS, [64, 1, 85]), want), (isa, threads)
+
+
+@pytest.mark.parametrize("kv", ["bf16", "q8"])
+def test_keys_in_other_formats_are_as_exact(kv):
+    """Splits, decoding, instruction sets and threads, with keys and values that are read as stored."""
+    whole = run(OPS, ROOT, IDS, [LENGTH], kv=kv)
+    assert not np.array_equal(whole, WHOLE)
+    assert np.abs(whole - WHOLE).max() < KV_OF_SCALE * np.abs(WHOLE).max()
+    for sizes in ([1] * LENGTH, *([split, LENGTH - split] for split in range(1, LENGTH, 7))):
+        assert np.array_equal(run(OPS, ROOT, IDS, sizes, kv=kv), whole), sizes
+    for isa in native.available_isas():
+        ops, root = model("f32", 3, isa)
+        assert np.array_equal(run(ops, root, IDS, [64, 1, 85], kv=kv), whole), isa
 
 
 @settings(max_examples=40, deadline=None)

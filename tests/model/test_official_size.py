@@ -31,7 +31,7 @@ loaded = resident()
 ids = [(i * 7919) % 240_000 for i in range(1000)]
 out = m.generate(ids, max_tokens=24, temperature=0)
 peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-need = memory(m.config, "bf16", STEP_TOKENS)
+need = memory(m.config, "bf16", STEP_TOKENS, kv="bf16")
 tokens = -(-1024 // 64) * 64
 u = out.usage
 print(json.dumps(dict(before=before, loaded=loaded, peak=peak, weights=need.weights, state=need.state, kv=need.kv_token

@@ -114,5 +114,5 @@ def test_transformers_computes_the_same(nugget):
     ids = nugget.encode([{"role": "user", "content": "What is 17 + 25?"}]).ids
     with torch.no_grad():
         expected = theirs(torch.tensor([ids])).logits[0].numpy()
-    ours = nugget.logits(ids)
+    ours = ingot.load(weights="f32").logits(ids)
     assert abs(ours - expected).max() <= 2e-4 * abs(expected).max()

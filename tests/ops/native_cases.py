@@ -144,6 +144,31 @@ def attention(
     return ops.attention(q, k, v, seg, kv), *plain_pages(ops, kv)
 
 
+def filled_pages(ops: Any, rng: np.random.Generator, pages: int, dim: int, fmt: str) -> tuple[Array, Array]:
+    """A pair of page pools of two heads whose every key and value was stored by a pass."""
+    kv, tokens = ops.kv_pool(pages, 2, dim, fmt), pages * PAGE
+    k, v = draw(rng, tokens, 2, dim), draw(rng, tokens, 2, dim)
+    ops.attention(draw(rng, tokens, 2, dim), k, v, ragged([tokens], [0], [0], np.arange(pages)[None]), kv)
+    return kv
+
+
+def attention_of(
+    fmt: str, ops: Any, rng: np.random.Generator, seg: Segments = RUNS, heads: int = 6, dim: int = 23
+) -> tuple[Array, ...]:
+    kv = filled_pages(ops, rng, 8, dim, fmt)
+    q, k, v = 2 * draw(rng, seg.tokens, heads, dim), draw(rng, seg.tokens, 2, dim), draw(rng, seg.tokens, 2, dim)
+    o = ops.attention(q, k, v, seg, kv)
+    return o, *(kv if is_native(ops) else ())
+
+
+def attention_bf16(ops: Any, rng: np.random.Generator, **changes: Any) -> tuple[Array, ...]:
+    return attention_of("bf16", ops, rng, **changes)
+
+
+def attention_q8(ops: Any, rng: np.random.Generator, **changes: Any) -> tuple[Array, ...]:
+    return attention_of("q8", ops, rng, **changes)
+
+
 def stateless(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
     seg = replace(Segments.of_lengths([5, 130, 1, 64]), start=np.array([0, 7, 0, 2], np.int32))
     q, k, v = draw(rng, 200, 6, 35), draw(rng, 200, 2, 35), draw(rng, 200, 2, 35)
@@ -156,7 +181,8 @@ def stateless(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
 
 
 CASES: dict[str, Callable[..., tuple[Array, ...]]] = {
-    f.__name__: f for f in (embed, linears, norms, gates, rope, conv, delta, attention, stateless)
+    f.__name__: f
+    for f in (embed, linears, norms, gates, rope, conv, delta, attention, attention_bf16, attention_q8, stateless)
 }
 
 

@@ -133,6 +133,15 @@ VALUE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: attention(kv=OPS.kv_pool(4, 2, 24)),
         "attention: kv[0] is (4, 2, 24, 64), expected (pages, G, E, 64) = (?, 2, 23, 64)",
     ),
+    "bf16 pool": (
+        lambda: attention(kv=OPS.kv_pool(4, 2, 48, "bf16")),
+        "attention: kv[0] is (4, 2, 4, 32, 16, 2), expected (pages, G, 4, pairs, 16, 2) = (?, 2, 4, 16, 16, 2)",
+    ),
+    "q8 pool": (
+        lambda: attention(kv=(OPS.kv_pool(4, 2, 23, "q8")[0], OPS.kv_pool(4, 2, 48, "q8")[1])),
+        "attention: kv[1] is (4, 2, 2, 2176), expected (pages, G, groups, 2176) = (4, 2, 1, 2176)",
+    ),
+    "kv format": (lambda: OPS.kv_pool(4, 2, 23, "fp8"), "kv is 'fp8'; 'f32' or 'bf16' or 'q8' is allowed"),
     "fmt": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3), "F32"), "q5"), "fmt is 'q5'; the native op set packs"),
     "matrix of three dimensions": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3, 4), "F32"), "f32"), "(2, 3, 4)"),
     "isa": (lambda: native.OpSet(isa="sse9"), 'isa is "sse9"; this machine runs'),
@@ -144,6 +153,10 @@ TYPE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "float64 state": (
         lambda: delta(state=np.zeros((2, 6, 4, 19, 16))),
         "gated_delta_rule: state is float64, expected float32",
+    ),
+    "pools of two formats": (
+        lambda: attention(kv=(OPS.kv_pool(4, 2, 23, "q8")[0], OPS.kv_pool(4, 2, 23)[1])),
+        "attention: kv[1] is float32, expected uint8",
     ),
     "int64 slots": (
         lambda: delta(seg=SimpleNamespace(**(vars(runs()) | {"slot": np.array([1, 0])}))),

@@ -158,6 +158,83 @@ def test_any_chunking_of_attention(
     assert same_bits([whole], [ops.attention(q, k, v, piece(0, tokens, -1, []))])
 
 
+def poisoned_pages(ops: Any, pages: int, kv_heads: int, dim: int, fmt: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pages that hold what another sequence may have left: bits of NaN everywhere."""
+    kv: tuple[np.ndarray, np.ndarray] = ops.kv_pool(pages, kv_heads, dim, fmt)
+    for pool in kv:
+        pool.view(np.uint8)[:] = 0xFF
+    return kv
+
+
+long_cuts = st.lists(st.integers(0, 2500), max_size=5)
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "q8"])
+@pytest.mark.parametrize("isa", ISAS)
+@given(seeds, lengths, cuts, st.sampled_from([(2, 2, 16), (6, 2, 23), (3, 1, 7), (13, 1, 40), (2, 1, 96)]))
+@few
+def test_any_chunking_of_attention_over_rounded_keys(
+    isa: str, fmt: str, seed: int, tokens: int, points: list[int], dims: tuple[int, int, int]
+) -> None:
+    rng, ops, (heads, kv_heads, dim) = np.random.default_rng(seed), EACH[isa], dims
+    q, k, v = (cases.draw(rng, tokens, n, dim) for n in (heads, kv_heads, kv_heads))
+    whole = ops.attention(q, k, v, piece(0, tokens, -1, [3, 1, 0, 2]), ops.kv_pool(4, kv_heads, dim, fmt))
+    assert np.isfinite(whole).all()
+    kv, pages = poisoned_pages(ops, 9, kv_heads, dim, fmt), [int(p) for p in rng.permutation(9)[:4]]
+    parts = [
+        ops.attention(q[a:b], k[a:b], v[a:b], piece(a, b, -1, pages), kv) for a, b in pieces(tokens, points) if b > a
+    ]
+    assert same_bits([np.concatenate(parts)], [whole])
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "q8"])
+@given(seeds, long_cuts)
+@settings(max_examples=12, deadline=None)
+def test_runs_of_blocks_are_combined_alike(fmt: str, seed: int, points: list[int]) -> None:
+    """Beyond 1,024 keys runs may be reduced in parallel: by many threads, in decoding, in short slices."""
+    rng, tokens = np.random.default_rng(seed), 2300
+    q, k, v = 3 * cases.draw(rng, tokens, 4, 23), cases.draw(rng, tokens, 2, 23), cases.draw(rng, tokens, 2, 23)
+    want = None
+    for ops in (OPS, native.OpSet(threads=7)):
+        kv, pages = poisoned_pages(ops, 37, 2, 23, fmt), [int(p) for p in rng.permutation(37)[:36]]
+        edges = [*pieces(tokens - 2, points), (tokens - 2, tokens - 1), (tokens - 1, tokens)]
+        parts = [ops.attention(q[a:b], k[a:b], v[a:b], piece(a, b, -1, pages), kv) for a, b in edges if b > a]
+        want = np.concatenate(parts) if want is None else want
+        assert same_bits([np.concatenate(parts)], [want])
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_broken_token_reaches_none_before_it(isa: str, fmt: str) -> None:
+    rng, ops, tokens, broken = np.random.default_rng(3), EACH[isa], 150, 85
+    q, k, v = cases.draw(rng, tokens, 6, 40), cases.draw(rng, tokens, 2, 40), cases.draw(rng, tokens, 2, 40)
+    pages = [2, 0, 1]
+    whole = ops.attention(q, k, v, piece(0, tokens, -1, pages), ops.kv_pool(3, 2, 40, fmt))
+    for value in (np.nan, np.inf, -np.inf):
+        for array, head in ((k, 0), (v, 1)):
+            bad = array.copy()
+            bad[broken, head, 3] = value
+            qkv = (q, bad, v) if array is k else (q, k, bad)
+            got = ops.attention(*qkv, piece(0, tokens, -1, pages), ops.kv_pool(3, 2, 40, fmt))
+            assert same_bits([got[:broken]], [whole[:broken]])
+            assert same_bits([got[:, 3 - 3 * head : 6 - 3 * head]], [whole[:, 3 - 3 * head : 6 - 3 * head]])
+            if np.isnan(value):
+                assert np.isnan(got[broken:, 3 * head : 3 * head + 3]).any(axis=-1).all()
+
+
+@pytest.mark.parametrize("fmt", ["bf16", "q8"])
+def test_tiny_and_huge_keys_give_the_same_bits_everywhere(fmt: str) -> None:
+    """Products never leave the normal numbers, where some instructions flush; NaN payloads are not promised."""
+    rng = np.random.default_rng(5)
+    q, k, v = (cases.draw(rng, 90, n, 40) for n in (4, 2, 2))
+    for x in (q, k, v):
+        x *= np.exp2(rng.integers(-140, 8, x.shape)).astype(np.float32)
+    results = [ops.attention(q, k, v, piece(0, 90, -1, [1, 0]), ops.kv_pool(2, 2, 40, fmt)) for ops in EACH.values()]
+    assert np.isfinite(results[0]).all()
+    for other in results[1:]:
+        assert same_bits([other], [results[0]])
+
+
 @given(seeds, st.permutations([0, 1, 2]))
 @few
 def test_company_changes_nothing(seed: int, order: list[int]) -> None:

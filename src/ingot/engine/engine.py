@@ -6,7 +6,7 @@ How the prompt is sliced changes memory and time, not one bit of the result (nat
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,22 @@ class Request:
 
 
 class Engine:
-    """A model, its op set and the states of its sequences. `vocabulary` ids may be generated (rows beyond it are
-    padding)."""
+    """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
+    generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs."""
 
-    def __init__(self, root: Any, ops: Any, config: Config, vocabulary: int | None = None) -> None:
+    def __init__(
+        self,
+        root: Any,
+        ops: Any,
+        config: Config,
+        vocabulary: int | None = None,
+        kv: str = "f32",
+        available: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self.root, self.ops, self.config = root, ops, config
         rows = config.text.vocab_size
         self.vocabulary = rows if vocabulary is None else min(vocabulary, rows)
-        self.states = StatePool(ops, config)
+        self.states = StatePool(ops, config, kv, available)
 
     @property
     def context(self) -> int:
@@ -54,8 +62,10 @@ class Engine:
         tokens = self._checked(ids)
         if chunk is not None and not _is_count(chunk):
             raise ValueError(f"chunk is {chunk!r}; it must be a positive number of tokens a pass")
+        self.states.check(len(tokens))
         sequence = self.states.open()
         try:
+            self.states.reserve(sequence, len(tokens))
             passes = [
                 self._run(sequence, part, at, None) for part, at in _slices(tokens, position, chunk or STEP_TOKENS)
             ]
@@ -76,6 +86,7 @@ class Engine:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer"
             )
+        self.states.check(min(len(ids) + request.max_tokens, self.context))
         return self._generate(request, ids)
 
     def _generate(self, request: Request, ids: np.ndarray) -> Iterator[int]:
@@ -84,8 +95,8 @@ class Engine:
         sampler = Sampler(request.sampling, ids, self.vocabulary, seed, self.ops.choose)
         sequence = self.states.open()
         try:
-            # all pages at once: growing slice by slice would copy them again and again
-            self.states.reserve(sequence, len(ids))
+            # all pages at once: growing would copy them again and again, and memory is taken as they are written
+            self.states.reserve(sequence, min(len(ids) + request.max_tokens, self.context))
             for part, at in _slices(ids, request.position, STEP_TOKENS):
                 row = self._run(sequence, part, at, np.array([len(part) - 1]))
             if request.position is not None:

@@ -6,6 +6,7 @@ A recurrent state cannot be truncated, only copied: hence verbs, not indices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 from ingot.model import new_pools
 from ingot.ops import PAGE, Segments
 from ingot.spec import Config
+from ingot.spec.cost import kv_bytes
+
+# Left free when a request is admitted: the activations of a pass, and what other processes take meanwhile (taste).
+MARGIN = 128 * 2**20
 
 
 @dataclass
@@ -24,16 +29,42 @@ class Sequence:
     slot: int
     length: int = 0
     rope_delta: int = 0
-    pages: list[int] = field(default_factory=list)
+    pages: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 class StatePool:
-    """Owner of the pools: hands out slots and pages, grows when asked to, and copies states. One thread at a time."""
+    """Owner of the pools: hands out slots and pages, grows when asked to, and copies states. One thread at a time.
 
-    def __init__(self, ops: Any, config: Config) -> None:
-        self.ops, self.config = ops, config
-        self.pools = new_pools(ops, config, slots=1, pages=0)
+    `available` says how many bytes of memory are left (None: nobody knows). Memory is taken when a page is written for
+    the first time: pages that were handed out and not written yet are promised.
+    """
+
+    def __init__(
+        self, ops: Any, config: Config, kv: str = "f32", available: Callable[[], int | None] = lambda: None
+    ) -> None:
+        self.ops, self.config, self.kv, self.available = ops, config, kv, available
+        self.pools = new_pools(ops, config, slots=1, pages=0, kv=kv)
         self._free_slots, self._free_pages = [0], list[int]()
+        self._written, self._promised = set[int](), 0
+
+    def check(self, tokens: int) -> None:
+        """ValueError if another sequence of that many tokens would not fit in memory."""
+        left = self.available()
+        if left is None:
+            return
+        page, pages = PAGE * kv_bytes(self.config, self.kv), -(-tokens // PAGE)
+        reused = sum(p in self._written for p in self._free_pages[-pages:])
+        needed = (pages - reused) * page
+        if pages > len(self._free_pages):  # growing has one array twice
+            needed += len(self._written) * page // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
+        room = left - MARGIN - self._promised * page
+        if needed > max(0, room):
+            smaller = {"f32": "kv='bf16' (half) or kv='q8' (a quarter)", "bf16": "kv='q8' (half)"}.get(self.kv)
+            hint = " or ".join(filter(None, (smaller, "a shorter prompt or a smaller max_tokens")))
+            raise ValueError(
+                f"{tokens:,} tokens, prompt and max_tokens, need {needed / 2**20:,.0f} MiB for keys and values as "
+                f"{self.kv}; {max(0, room) / 2**20:,.0f} MiB are free\nhint: {hint}"
+            )
 
     def open(self) -> Sequence:
         """A new empty sequence."""
@@ -44,8 +75,10 @@ class StatePool:
     def close(self, sequence: Sequence) -> None:
         """Give back the sequence's slot and pages; it must not be used again."""
         self._free_slots.append(sequence.slot)
-        self._free_pages.extend(reversed(sequence.pages))
-        sequence.pages, sequence.slot = [], -1
+        pages = sequence.pages.tolist()
+        self._promised -= sum(page not in self._written for page in pages)
+        self._free_pages.extend(reversed(pages))
+        sequence.pages, sequence.slot = sequence.pages[:0], -1
 
     def fork(self, sequence: Sequence) -> Sequence:
         """An independent copy that continues from the same tokens."""
@@ -53,6 +86,7 @@ class StatePool:
         twin.length, twin.rope_delta = sequence.length, sequence.rope_delta
         self.reserve(twin, sequence.length)
         slots, pages = [(sequence.slot, twin.slot)], list(zip(sequence.pages, twin.pages, strict=False))
+        self._write(twin, 0, sequence.length)
         for i, pool in enumerate(self.pools.layers):
             for array in pool:
                 for source, target in slots if i in self.pools.linear else pages:
@@ -66,12 +100,23 @@ class StatePool:
             # by half: the copy is rare, and no more than a third of the pool stands empty
             total = self.pools.pages - len(self._free_pages) + wanted
             self._grow(self.pools.slots, max(total, self.pools.pages + self.pools.pages // 2))
-        sequence.pages += [self._free_pages.pop() for _ in range(wanted)]
+        if wanted > 0:
+            pages = [self._free_pages.pop() for _ in range(wanted)]
+            self._promised += sum(page not in self._written for page in pages)
+            sequence.pages = np.append(sequence.pages, np.array(pages, np.int32))
+
+    def _write(self, sequence: Sequence, begin: int, end: int) -> None:
+        """Notes that tokens begin .. end of a sequence get their memory."""
+        for page in sequence.pages[begin // PAGE : -(-end // PAGE)].tolist():
+            if page not in self._written:
+                self._written.add(page)
+                self._promised -= 1
 
     def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int) -> Segments:
         """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
         ones."""
         self.reserve(sequence, sequence.length + tokens)
+        self._write(sequence, sequence.length, sequence.length + tokens)
         if position_3T is None:
             first = sequence.length + sequence.rope_delta
             position_3T = np.tile(np.arange(first, first + tokens, dtype=np.int32), (3, 1))
@@ -80,20 +125,21 @@ class StatePool:
             start=np.array([sequence.length], np.int32),
             position=np.ascontiguousarray(position_3T, np.int32),
             slot=np.array([sequence.slot], np.int32),
-            pages=np.array([sequence.pages], np.int32),
+            pages=sequence.pages[None],
         )
 
     def _grow(self, slots: int, pages: int) -> None:
-        """More rows for every pool that needs them, one layer at a time, so that only one is ever there twice."""
-        pools = self.pools
+        """More rows for every pool that needs them, one array at a time, so that only one is ever there twice."""
+        pools, written = self.pools, max(self._written, default=-1) + 1
         for i in range(len(pools.layers)):
             first, second = pools.layers[i]
-            rows = slots if i in pools.linear else pages
-            if rows > (pools.slots if i in pools.linear else pools.pages):
-                first = self.ops.grow(first, rows)
+            linear = i in pools.linear
+            rows, kept = (slots, pools.slots) if linear else (pages, written)
+            if rows > (pools.slots if linear else pools.pages):
+                first = self.ops.grow(first, rows, kept)
                 pools.layers[i] = first, second  # the old array is given back before the next is made
-                pools.layers[i] = first, self.ops.grow(second, rows)
+                pools.layers[i] = first, self.ops.grow(second, rows, kept)
             del first, second
         self._free_slots += range(slots - 1, pools.slots - 1, -1)
-        self._free_pages += range(pages - 1, pools.pages - 1, -1)
+        self._free_pages[:0] = range(pages - 1, pools.pages - 1, -1)  # written ones are taken first
         pools.slots, pools.pages = slots, pages

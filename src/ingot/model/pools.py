@@ -24,13 +24,13 @@ class Pools:
     pages: int
 
 
-def new_pools(ops: Any, config: Config, slots: int, pages: int, mtp: bool = False) -> Pools:
-    """Zeroed pools for `slots` sequences and `pages` pages of keys and values."""
+def new_pools(ops: Any, config: Config, slots: int, pages: int, mtp: bool = False, kv: str = "f32") -> Pools:
+    """Zeroed pools for `slots` sequences and `pages` pages of keys and values in the format `kv`."""
     text = config.text
 
     def pool(kind: str) -> tuple[Any, Any]:
         if kind == FULL:
-            k, v = ops.kv_pool(pages, text.num_key_value_heads, text.head_dim)
+            k, v = ops.kv_pool(pages, text.num_key_value_heads, text.head_dim, kv)
             return k, v
         tail = ops.conv_tail(slots, text.linear_conv_kernel_dim, text.conv_dim)
         heads, key_dim = text.linear_num_value_heads, text.linear_key_head_dim

@@ -111,13 +111,19 @@ class OpSet:
         """[slots, H, K, V]: K first, as the chunked products want it."""
         return torch.zeros(slots, heads, key_dim, value_dim, device=self.device)
 
-    def kv_pool(self, pages: int, kv_heads: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    def kv_pool(self, pages: int, kv_heads: int, head_dim: int, fmt: str = "f32") -> tuple[Tensor, Tensor]:
+        if fmt != "f32":
+            raise ValueError(f"kv is {fmt!r}; the torch op set keeps keys and values as 'f32'")
         shape = (pages, PAGE, kv_heads, head_dim)
-        return torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device)
+        return self._zeros(shape), self._zeros(shape)
 
-    def grow(self, pool: Tensor, rows: int) -> Tensor:
-        larger = pool.new_zeros(rows, *pool.shape[1:])
-        larger[: len(pool)] = pool
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        """Zeros that take no memory on the host before they are written, as numpy has them."""
+        return torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
+
+    def grow(self, pool: Tensor, rows: int, kept: int) -> Tensor:
+        larger = self._zeros((rows, *pool.shape[1:]))
+        larger[:kept] = pool[:kept]
         return larger
 
     def copy_row(self, pool: Tensor, source: int, target: int) -> None:

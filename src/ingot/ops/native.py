@@ -24,6 +24,7 @@ Array = np.ndarray
 
 LANES = 16  # hardware: floats in one AVX-512 register; every instruction set computes in vectors of this length
 CACHE_LINE = 64
+Q8_BYTES = reference.GROUP + 2  # of a group in q8: int8 and a bf16 scale
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 STORED = {"F32": "f32", "BF16": "bf16"}
 PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
@@ -40,10 +41,10 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
     return _aligned(np.empty(size + CACHE_LINE, np.uint8), size).view(dtype).reshape(shape)
 
 
-def aligned_zeros(shape: tuple[int, ...]) -> Array:
-    """float32 zeros that begin on a cache line; pages are not touched before they are used."""
-    size = int(np.prod(shape)) * 4
-    return _aligned(np.zeros(size + CACHE_LINE, np.uint8), size).view(np.float32).reshape(shape)
+def aligned_zeros(shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
+    """Zeros that begin on a cache line; pages are not touched before they are used."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return _aligned(np.zeros(size + CACHE_LINE, np.uint8), size).view(dtype).reshape(shape)
 
 
 def _aligned(raw: Array, size: int) -> Array:
@@ -136,14 +137,26 @@ class OpSet:
         """Zeros for the delta rule's memory: [slots, H, V/16, K, 16]."""
         return aligned_zeros((slots, heads, -(-value_dim // LANES), key_dim, LANES))
 
-    def kv_pool(self, pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
-        """Zeros for the pages of K [pages, G, E, 64] and of V [pages, G, 64, E]."""
-        return aligned_zeros((pages, kv_heads, head_dim, PAGE)), aligned_zeros((pages, kv_heads, PAGE, head_dim))
+    def kv_pool(self, pages: int, kv_heads: int, head_dim: int, fmt: str = "f32") -> tuple[Array, Array]:
+        """Zeros for the pages of K and of V; `attention` knows the format by the dtype. F is E padded to 32s.
 
-    def grow(self, pool: Array, rows: int) -> Array:
-        """A pool with the same contents and zeroed rows up to `rows`."""
-        larger = aligned_zeros((rows, *pool.shape[1:]))
-        larger[: len(pool)] = pool
+        f32   float32 [pages, G, E, 64]         and [pages, G, 64, E]
+        bf16  uint16  [pages, G, 4, F/2, 16, 2] and [pages, G, F/16, 32, 16, 2]: packed matrices [64, E] and [E, 64]
+        q8    uint8   [pages, G, 4, F/32, 544]  and [pages, G, F/32, 2176]: the same with scales, `kernels/kv_pages.h`
+        """
+        reference.check_kv_format(fmt)
+        groups = -(-head_dim // reference.GROUP)
+        dtype, key, value = {
+            "f32": (np.float32, (head_dim, PAGE), (PAGE, head_dim)),
+            "bf16": (np.uint16, (4, 16 * groups, LANES, 2), (2 * groups, PAGE // 2, LANES, 2)),
+            "q8": (np.uint8, (4, groups, 16 * Q8_BYTES), (groups, PAGE * Q8_BYTES)),
+        }[fmt]
+        return aligned_zeros((pages, kv_heads, *key), dtype), aligned_zeros((pages, kv_heads, *value), dtype)
+
+    def grow(self, pool: Array, rows: int, kept: int) -> Array:
+        """A pool of `rows` rows: the first `kept` of this one, then zeros that take no memory until written."""
+        larger = aligned_zeros((rows, *pool.shape[1:]), pool.dtype)
+        larger[:kept] = pool[:kept]
         return larger
 
     # what needs no kernel is the definition itself

@@ -17,6 +17,9 @@ from ingot.ops.segments import PAGE, Segments
 
 Array = np.ndarray
 
+KV_FORMATS = ("f32", "bf16", "q8")
+GROUP = 32  # elements of a key or value that share a scale in q8
+
 
 class Stored(Protocol):
     """A tensor as a file stores it (`ingot.store.Tensor`)."""
@@ -219,8 +222,7 @@ def attention(q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple
     """o_THE = softmax(q k^T / sqrt(E)) v over the sequence's keys up to each token's own; query head h reads KV head h
     // (H // G).
 
-    `kv` is a pair of page pools [pages, PAGE, G, E]: the run's k and v are stored first, then everything is read as
-    stored.
+    `kv` is a pair of page pools (`kv_pool`): the run's k and v are stored first, then everything is read as stored.
     """
     out = np.empty_like(q_THE)
     for s in range(len(seg.start)):
@@ -238,9 +240,43 @@ def attention(q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple
 
 def _store_and_read(pool: Array, x_TGE: Array, pages_P: Array, start: int, total: int) -> Array:
     at = np.arange(start, total)
-    pool[pages_P[at // PAGE], at % PAGE] = x_TGE
+    pool[pages_P[at // PAGE], at % PAGE] = _encode_kv(x_TGE, pool.dtype)
     at = np.arange(total)
-    return pool[pages_P[at // PAGE], at % PAGE]
+    return _decode_kv(pool[pages_P[at // PAGE], at % PAGE], x_TGE.shape[-1])
+
+
+def _encode_kv(x: Array, dtype: np.dtype) -> Array:
+    """Keys or values [..., E] as a pool of that dtype stores them."""
+    if dtype == np.float32:
+        return x
+    if dtype == np.uint16:
+        return (_bf16(x).view(np.uint32) >> 16).astype(np.uint16)
+    count = -(-x.shape[-1] // GROUP)
+    groups = np.zeros((*x.shape[:-1], count * GROUP), np.float32)
+    groups[..., : x.shape[-1]] = x
+    groups = groups.reshape(*x.shape[:-1], count, GROUP)
+    scale = _bf16(np.abs(groups).max(axis=-1, keepdims=True) / np.float32(127))
+    whole = np.rint(groups / np.where(scale == 0, np.float32(1), scale)) * (scale != 0)
+    stored = (scale.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+    return np.concatenate([stored, whole.astype(np.int8).view(np.uint8)], axis=-1)
+
+
+def _decode_kv(stored: Array, size: int) -> Array:
+    """float32 [..., size] of what `_encode_kv` gave; q8 becomes bf16 on the way."""
+    if stored.dtype == np.float32:
+        return stored
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    scale = _decode_kv(np.ascontiguousarray(stored[..., :2]).view("<u2"), 1)
+    x = _bf16(np.ascontiguousarray(stored[..., 2:]).view(np.int8) * scale)
+    return x.reshape(*stored.shape[:-2], GROUP * stored.shape[-2])[..., :size]
+
+
+def _bf16(x: Array) -> Array:
+    """The nearest bf16 of finite x, ties to even, as float32; zero below 2^-56, where AMX and others would part."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    nearest = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+    return np.where(np.abs(x) < np.float32(2.0**-56), np.float32(0), nearest)
 
 
 def _attend(q_THE: Array, k_SGE: Array, v_SGE: Array, start: int, causal: bool) -> Array:
@@ -265,16 +301,31 @@ def delta_state(slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
     return np.zeros((slots, heads, value_dim, key_dim), np.float32)
 
 
-def kv_pool(pages: int, kv_heads: int, head_dim: int) -> tuple[Array, Array]:
-    """Zeros for the pages of K and of V: a pair of [pages, PAGE, G, E]."""
-    shape = (pages, PAGE, kv_heads, head_dim)
-    return np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+def kv_pool(pages: int, kv_heads: int, head_dim: int, fmt: str = "f32") -> tuple[Array, Array]:
+    """Zeros for the pages of K and of V: a pair of [pages, PAGE, G, E], whose dtype says the format.
+
+    f32   float32
+    bf16  uint16, the upper half of the nearest float32
+    q8    uint8 [pages, PAGE, G, E/32, 34]: for 32 elements a bf16 scale (max|x| / 127) and 32 int8 (x / scale rounded)
+    """
+    check_kv_format(fmt)
+    shape: tuple[int, ...] = (pages, PAGE, kv_heads, head_dim)
+    if fmt == "q8":
+        shape = (pages, PAGE, kv_heads, -(-head_dim // GROUP), GROUP + 2)
+    dtype = {"f32": np.float32, "bf16": np.uint16, "q8": np.uint8}[fmt]
+    return np.zeros(shape, dtype), np.zeros(shape, dtype)
 
 
-def grow(pool: Array, rows: int) -> Array:
-    """A pool with the same contents and zeroed rows up to `rows`."""
+def check_kv_format(fmt: str) -> None:
+    """ValueError for what is no format of keys and values."""
+    if fmt not in KV_FORMATS:
+        raise ValueError(f"kv is {fmt!r}; {' or '.join(map(repr, KV_FORMATS))} is allowed")
+
+
+def grow(pool: Array, rows: int, kept: int) -> Array:
+    """A pool of `rows` rows: the first `kept` of this one, then zeros that take no memory until written."""
     larger = np.zeros((rows, *pool.shape[1:]), pool.dtype)
-    larger[: len(pool)] = pool
+    larger[:kept] = pool[:kept]
     return larger
 
 

@@ -8,9 +8,12 @@ from ingot.spec.config import FULL, Config
 from ingot.spec.formats import MATRIX_ROLES, PANEL, held_as, packed_bytes
 from ingot.spec.weights import Weight, weights_table
 
+KV_GROUP = 32  # a key or value is stored in whole groups of elements, but for f32
+KV_GROUP_BYTES = {"bf16": 64, "q8": 34}
 # What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B
 # (tests/model/test_official_size.py).
 ALLOCATOR_BYTES = 16 * 2**20
+HUGE_PAGE = 2 * 2**20  # Linux hands out large arrays in pieces of this size: each pool of keys or values ends in one
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,30 @@ def parameters(config: Config, component: str | None = None) -> int:
     return sum(w.size for w in weights_table(config).values() if component in (None, w.component))
 
 
-def memory(config: Config, fmt: str, step_tokens: int, components: tuple[str, ...] = ("text",)) -> Memory:
-    """Bytes of the native engine with matrices in `fmt`, fp32 state and KV, at most `step_tokens` a pass."""
-    rows = [w for w in weights_table(config).values() if w.component in components]
+def memory(
+    config: Config, fmt: str, step_tokens: int, components: tuple[str, ...] = ("text",), kv: str = "f32"
+) -> Memory:
+    """Bytes of the native engine with matrices in `fmt`, fp32 state, keys and values in `kv` ("f32" | "bf16" | "q8"),
+    at most `step_tokens` a pass."""
+    table = [w for w in weights_table(config).values() if w.component in components]
     tied = config.tie_word_embeddings
-    weights = sum(_packed(w, fmt) for w in rows if w.role != "embedding" or tied)
-    mapped = sum(2 * w.size for w in rows if w.role == "embedding")
+    weights = sum(_packed(w, fmt) for w in table if w.role != "embedding" or tied)
+    mapped = sum(2 * w.size for w in table if w.role == "embedding")
     text = config.text
     linear = sum(kind != FULL for kind in text.layer_types)
     delta = text.linear_num_value_heads * text.linear_key_head_dim * -(-text.linear_value_head_dim // PANEL) * PANEL
     tail = (text.linear_conv_kernel_dim - 1) * text.conv_dim
-    kv = 2 * text.num_key_value_heads * text.head_dim
-    full = len(text.layer_types) - linear + ("mtp" in components)
-    workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES
-    return Memory(weights, 4 * linear * (delta + tail), 4 * full * kv, workspace, mapped)
+    mtp = "mtp" in components
+    arrays = 2 * (len(text.layer_types) - linear + mtp)
+    workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES + arrays * HUGE_PAGE
+    return Memory(weights, 4 * linear * (delta + tail), kv_bytes(config, kv, mtp), workspace, mapped)
+
+
+def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
+    """Bytes of one token's keys and values in all layers, in the format `kv`."""
+    text = config.text
+    row = 4 * text.head_dim if kv == "f32" else -(-text.head_dim // KV_GROUP) * KV_GROUP_BYTES[kv]
+    return (sum(kind == FULL for kind in text.layer_types) + mtp) * 2 * text.num_key_value_heads * row
 
 
 def _packed(weight: Weight, fmt: str) -> int:

@@ -1,0 +1,242 @@
+// Attention over pages in bf16 and q8. Queries, probabilities, keys and values are bf16, their products as in pairs.h;
+// everything else is fp32. Scores are logarithms of base 2: q carries log2(e) / sqrt(E).
+//
+// A block of 64 absolute positions is reduced alone; the 16 blocks of a run are combined from left to right, then the
+// runs from left to right. So a token's result depends on its own keys only, and long runs may be reduced in parallel.
+// A key that a token may not see has probability zero, which changes no sum as long as the value is finite: in a block
+// where some token sees less than another, values nobody sees are zeros in a copy, and if others are not finite, the
+// tokens go one by one, the last one first, each hiding what it does not see.
+#pragma once
+
+#include "attention.h"
+#include "kv_pages.h"
+
+namespace ingot::INGOT_ISA {
+
+// 2^x for x <= 0, within 3e-6: what comes of it is rounded to 8 bits, or weighs a whole block. Zero is 1; below -64,
+// where bf16 is zero, it stays 2^-64.
+inline V power_of_two(V x) {
+  x = max(all(-64.0f), x);
+  const V magic = all(12582912.0f);
+  const V shifted = x + magic;
+  const V r = x - (shifted - magic);
+  V p = all(0.009582853f);
+  p = fma(p, r, all(0.055906426f));
+  p = fma(p, r, all(0.24024099f));
+  p = fma(p, r, all(0.6931242f));
+  p = fma(p, r, all(1.0f));
+  return p * floats(shift_left<23>(bits(shifted) - bits(magic) + all_bits(127)));
+}
+
+// The softmax of some rows over some of their keys: o is the sum of 2^(score - top) v, total that of 2^(score - top).
+struct Softmax {
+  float *o, *top, *total;
+  int64_t size;  // floats between rows of o
+
+  Softmax(float* at, int64_t rows, int64_t stride) : o(at), top(o + rows * stride), total(top + rows), size(stride) {}
+};
+
+// What one thread needs for a tile (attention_pairs_scratch counts it).
+struct PairScratch {
+  Softmax whole, run;
+  float *scores, *keep, *add, *row;
+  Left *q, *p;
+  uint16_t* copy;
+
+  PairScratch(float* at, int64_t rows, int64_t size)
+      : whole(at, rows, size), run(at + attention_part_floats(rows, size), rows, size) {
+    scores = at + 2 * attention_part_floats(rows, size);
+    keep = scores + pair_slice * page_keys;
+    add = keep + pair_slice;
+    row = add + pair_slice;
+    copy = reinterpret_cast<uint16_t*>(row + 2 * size);
+    float* left = row + 2 * size + page_keys * size;
+    p = reinterpret_cast<Left*>(left);
+    q = reinterpret_cast<Left*>(left + pair_slice * page_keys);
+  }
+};
+
+struct PairScores {
+  float* scores;
+  void end(int64_t row, int64_t panel, V sum) const { store(scores + row * page_keys + panel * lanes, sum); }
+};
+
+// o <- keep o + add (this block's weighted values); the first block is taken as it is.
+struct PairValues {
+  const PairScratch* at;
+  int64_t row0;
+  bool first;
+
+  void end(int64_t row, int64_t panel, V sum) const {
+    float* o = at->run.o + (row0 + row) * at->run.size + panel * lanes;
+    if (first) return store(o, sum);
+    store(o, fma(sum, all(at->add[row]), load(o) * all(at->keep[row])));
+  }
+};
+
+// The running softmax of a row takes one of (top, total): how much what it had and what comes now count, in keep, add.
+inline void take_share(const Softmax& into, int64_t row, float top, float total, float* keep, float* add) {
+  const float higher = into.top[row] > top ? into.top[row] : top;
+  alignas(64) float shift[lanes] = {into.top[row] - higher, top - higher};
+  store(shift, power_of_two(load(shift)));
+  *keep = shift[0];
+  *add = shift[1];
+  into.total[row] = into.total[row] * shift[0] + total * shift[1];
+  into.top[row] = higher;
+}
+
+// Scores of row `row` of a slice become probabilities of its first `limit` keys; then the run takes the block's share.
+inline void soften_pairs(const PairScratch& at, int64_t row0, int64_t row, int limit, bool first) {
+  const float* s = at.scores + row * page_keys;
+  Left* p = at.p + row * page_keys;
+  const V least = all(-3.40282347e38f);
+  V part[4];
+  for (int i = 0; i < 4; ++i) part[i] = first_lanes(load(s + i * lanes), limit - i * lanes, least);
+  const float top = max(max(max(part[0], part[1]), max(part[2], part[3])));
+  for (int i = 0; i < 4; ++i) {
+    part[i] = first_lanes(to_bf16(power_of_two(part[i] - all(top))), limit - i * lanes, zero());
+    store_bf16(p + i * lanes, part[i]);
+  }
+  const float total = sum((part[0] + part[1]) + (part[2] + part[3]));
+  if (first) {
+    at.run.top[row0 + row] = top;
+    at.run.total[row0 + row] = total;
+  } else {
+    take_share(at.run, row0 + row, top, total, at.keep + row, at.add + row);
+  }
+}
+
+// Rows row0 .. row1 of a tile (at most pair_slice) take one block, of which they see `limit(row)` keys.
+template <class Limit>
+inline void attend_slice(const Attention& op, const PairScratch& at, const KvBlock& block, int64_t row0, int64_t row1,
+                         const Limit& limit, bool first) {
+  const int64_t size = padded_head(op.size), most = limit(row1 - 1);
+  multiply_pairs(at.q + row0 * size, size, row1 - row0, block.keys, size * lanes, (most + lanes - 1) / lanes,
+                 size / group_inputs, PairScores{at.scores});
+  for (int64_t row = row0; row < row1; ++row) soften_pairs(at, row0, row - row0, int(limit(row)), first);
+  multiply_pairs(at.p, page_keys, row1 - row0, block.values, page_keys * lanes, size / lanes,
+                 (most + group_inputs - 1) / group_inputs, PairValues{&at, row0, first});
+}
+
+inline void attend_group_inputs(const Attention& op, const Tile& tile, const PairScratch& at, int64_t index,
+                                bool first) {
+  const int64_t group = op.heads / op.kv_heads, rows = tile.count * group;
+  const auto limit = [&](int64_t row) { return keys_seen(op, tile.segment, tile.first + row / group, index); };
+  int64_t from = 0;
+  while (limit(from) == 0) from += group;
+  const int64_t least = limit(from), most = limit(rows - 1), page = op.seg.pages[tile.segment * op.seg.width + index];
+  const KvBlock block = open_block(op, page, tile.head, most, least < page_keys, at.copy);
+  if (least == most || finite_values(op.size, least, most, block.values)) {
+    for (int64_t row = from; row < rows; row += pair_slice)
+      attend_slice(op, at, block, row, row + pair_slice < rows ? row + pair_slice : rows, limit, first);
+    return;
+  }
+  for (int64_t end = rows; end > from; end -= group) {
+    hide_values(op.size, limit(end - 1), at.copy + page_keys * padded_head(op.size));
+    for (int64_t row = end - group; row < end; row += pair_slice)
+      attend_slice(op, at, block, row, row + pair_slice < end ? row + pair_slice : end, limit, first);
+  }
+}
+
+// at.run <- the softmax over one run of blocks. Returns the first row that sees any of it.
+inline int64_t attend_run(const Attention& op, const Tile& tile, const PairScratch& at, int64_t run) {
+  const int64_t last = tile.first + tile.count - 1;
+  for (int64_t block = run * run_blocks; block < (run + 1) * run_blocks; ++block)
+    if (keys_seen(op, tile.segment, last, block) > 0)
+      attend_group_inputs(op, tile, at, block, block == run * run_blocks);
+  int64_t token = 0;
+  while (keys_seen(op, tile.segment, tile.first + token, run * run_blocks) == 0) ++token;
+  return token * (op.heads / op.kv_heads);
+}
+
+// whole <- whole and run, for rows from .. rows, which all see the first key of the run.
+inline void combine(const Softmax& whole, const Softmax& run, int64_t from, int64_t rows) {
+  for (int64_t row = from; row < rows; ++row) {
+    float keep, add;
+    take_share(whole, row, run.top[row], run.total[row], &keep, &add);
+    for (int64_t e = 0; e < whole.size; e += lanes) {
+      float* o = whole.o + row * whole.size + e;
+      store(o, fma(load(run.o + row * run.size + e), all(add), load(o) * all(keep)));
+    }
+  }
+}
+
+// Where the row of a tile is in q and o, [T, H, E].
+inline int64_t row_at(const Attention& op, const Tile& tile, int64_t row) {
+  const int64_t group = op.heads / op.kv_heads, token = op.seg.offset[tile.segment] + tile.first;
+  return ((token + row / group) * op.heads + tile.head * group + row % group) * op.size;
+}
+
+inline void load_queries(const Attention& op, const Tile& tile, const PairScratch& at, int64_t rows) {
+  const int64_t size = padded_head(op.size);
+  const V scale = all(1.44269504f) / sqrt(all(float(op.size)));
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t e = op.size / lanes * lanes; e < size; e += lanes) store_bf16(at.q + row * size + e, zero());
+    each_vector(op.size, [&](int64_t e, int n) {
+      store_bf16(at.q + row * size + e, to_bf16(load_part(op.q + row_at(op, tile, row) + e, n) * scale));
+    });
+  }
+}
+
+inline void store_outputs(const Attention& op, const Tile& tile, const Softmax& from, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const V total = all(from.total[row]);
+    each_vector(op.size, [&](int64_t e, int n) {
+      store_part(op.o + row_at(op, tile, row) + e, load(from.o + row * from.size + e) / total, n);
+    });
+  }
+}
+
+inline void attention_pairs(const Attention& op, const Tile& tile, bool stores, float* scratch) {
+  const int64_t rows = tile.count * (op.heads / op.kv_heads), size = padded_head(op.size);
+  PairScratch at(scratch, rows, size);
+  [[maybe_unused]] const PairTiles tiles;
+  if (stores) store_rows(op, tile.segment, tile.head, tile.first, tile.count, at.row);
+  load_queries(op, tile, at, rows);
+  attend_run(op, tile, at, 0);
+  if (keys_seen(op, tile.segment, tile.first + tile.count - 1, run_blocks) == 0)
+    return store_outputs(op, tile, at.run, rows);
+  const Softmax other = at.whole;
+  at.whole = at.run;
+  at.run = other;
+  for (int64_t run = 1; keys_seen(op, tile.segment, tile.first + tile.count - 1, run * run_blocks) > 0; ++run)
+    combine(at.whole, at.run, attend_run(op, tile, at, run), rows);
+  store_outputs(op, tile, at.whole, rows);
+}
+
+// One run of a tile, left in `part` for combine_parts: Softmax of the tile's rows.
+inline void attention_part(const Attention& op, const Tile& tile, bool stores, int64_t run, float* part,
+                           float* scratch) {
+  const int64_t rows = tile.count * (op.heads / op.kv_heads), size = padded_head(op.size);
+  PairScratch at(scratch, rows, size);
+  [[maybe_unused]] const PairTiles tiles;
+  at.run = Softmax(part, rows, size);
+  if (stores) {
+    const int64_t begin = run * run_blocks * page_keys - op.seg.start[tile.segment];
+    const int64_t end = begin + run_blocks * page_keys;
+    const int64_t first = begin > tile.first ? begin : tile.first;
+    const int64_t last = end < tile.first + tile.count ? end : tile.first + tile.count;
+    if (first < last) store_rows(op, tile.segment, tile.head, first, last - first, at.row);
+  }
+  load_queries(op, tile, at, rows);
+  attend_run(op, tile, at, run);
+}
+
+// The parts of a tile's runs lie one behind the other; the first becomes the whole.
+inline void combine_parts(const Attention& op, const Tile& tile, float* parts) {
+  const int64_t group = op.heads / op.kv_heads, rows = tile.count * group, size = padded_head(op.size);
+  const Softmax whole(parts, rows, size);
+  for (int64_t run = 1; keys_seen(op, tile.segment, tile.first + tile.count - 1, run * run_blocks) > 0; ++run) {
+    int64_t token = 0;
+    while (keys_seen(op, tile.segment, tile.first + token, run * run_blocks) == 0) ++token;
+    combine(whole, Softmax(parts + run * attention_part_floats(rows, size), rows, size), token * group, rows);
+  }
+  store_outputs(op, tile, whole, rows);
+}
+
+inline void store_keys(const Attention& op, const Tile& tile, float* scratch) {
+  if (op.format == KvFormat::f32) return store_float_keys(op, tile);
+  store_rows(op, tile.segment, tile.head, tile.first, tile.count, scratch);
+}
+
+}  // namespace ingot::INGOT_ISA
