@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 # name -> what `ingot --help` says. Each name is a module here with `parser()` and `run(args) -> exit code`.
 COMMANDS = {
+    "bench": "measure speed and memory beside what the machine allows",
     "cache": "show or clear the packed weights kept on disk",
     "chat": "talk with a model, or ask one question with -p",
     "doctor": "check this installation and say what runs how",
     "eval": "measure a model on a task",
+    "plan": "say what a model takes, whether it fits, how fast it can be",
 }
 
 FIRST_STEPS = """\

@@ -105,6 +105,10 @@ class OpSet:
         self.isa: str = self._context.isa
         self.threads: int = self._context.threads
 
+    def read_memory(self, data: Array) -> int:
+        """The sum of the 64-bit words of uint8 data: what the pool can read and do nothing else."""
+        return int(self._context.read_memory(data))
+
     # leaves and pools
 
     def matrix(self, tensor: Any, fmt: str = "f32") -> Packed:

@@ -1,0 +1,95 @@
+"""What `ingot bench` and `ingot plan` are about: a model that is here, or a configuration without weights."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ingot.cli import chat
+from ingot.cli.failure import UsageError
+
+if TYPE_CHECKING:
+    from ingot.spec import Config
+
+WEIGHTS = ("q4", "q8", "bf16", "f32")
+KV = ("q8", "bf16", "f32")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A configuration, and the directory with its weights (None: only random ones can be run). `stored` is the format
+    that holds the weights as stored."""
+
+    name: str
+    raw: dict[str, Any]
+    config: Config
+    path: Path | None
+    stored: str
+
+
+def add_target(parser: Any) -> None:
+    """MODEL, --config, --weights, --kv and --threads."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a directory or hub id (default: the nugget)")
+    parser.add_argument("--config", metavar="FILE", help="a config.json, or an official size: 0.8B, 2B, 4B, 9B")
+    parser.add_argument("--weights", choices=WEIGHTS, help="default: as stored; bf16 for --config")
+    parser.add_argument("--kv", choices=KV, help="format of keys and values (default: f32 for f32 weights, else bf16)")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
+
+
+def find(args: argparse.Namespace) -> Target:
+    """The target of a command line, from its configuration alone. Raises UsageError and ValueError."""
+    if args.config is None:
+        return _model(args.model)
+    if args.model is not None:
+        raise UsageError("MODEL and --config exclude each other; --config is for a model that is not here")
+    return _of_config(args.config)
+
+
+def _model(name: str | None) -> Target:
+    from ingot.loading import STORED_FORMATS, nugget_path
+    from ingot.store import open_checkpoint, resolve
+
+    path = nugget_path() if chat.is_nugget(name) else resolve(str(name))
+    checkpoint = open_checkpoint(path)
+    return Target(name or "nugget", {}, checkpoint.config, path, STORED_FORMATS[checkpoint.dtype])
+
+
+def _of_config(name: str) -> Target:
+    import json
+
+    from ingot.spec import official, parse_config
+    from ingot.spec.config import SIZES
+
+    if name.lower() in SIZES:
+        raw = official(name)
+        return Target(name, raw, parse_config(raw), None, "bf16")
+    path = Path(name)
+    if not path.exists():
+        raise UsageError(f"--config is {name!r}; a config.json is needed, or an official size: {', '.join(SIZES)}")
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        return Target(name, raw, parse_config(raw), None, "bf16")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@contextmanager
+def loaded(target: Target, args: argparse.Namespace, weights: str | None, cache: bool) -> Iterator[Any]:
+    """The running model; random weights, in a directory that goes away, where there are none."""
+    import ingot
+
+    options = {"weights": weights, "kv": args.kv, "threads": args.threads}
+    if target.path is not None:
+        yield ingot.load(target.path, cache=cache, **options)
+        return
+    from ingot.store import write_random_checkpoint
+
+    with tempfile.TemporaryDirectory(prefix="ingot-random-") as place:
+        write_random_checkpoint(place, target.raw, mtp=False)
+        yield ingot.load(place, cache=False, **options)
