@@ -32,8 +32,9 @@ RULES = {
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt store spec numpy ~torch",
     "ingot": "loading language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
+    "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
-    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec eval train "
+    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory eval train "
     "~numpy ~prompt_toolkit ~huggingface_hub",
 }
 

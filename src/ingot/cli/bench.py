@@ -71,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
     hardware = _read_limits(args.limits) if args.limits else None
     what = target.find(args)
     begin = time.perf_counter()
-    with Progress(Terminal(sys.stderr), f"measuring {what.name}"), target.loaded(what, args, args.weights, True) as model:
+    with (
+        Progress(Terminal(sys.stderr), f"measuring {what.name}"),
+        target.loaded(what, args, args.weights, True) as model,
+    ):
         record = _measure(what, model, args, hardware)
         record["load_s"] = None if args.random else round(record.pop("loaded") - begin, 3)
     _show(Terminal(sys.stdout), record, args.json)

@@ -60,7 +60,9 @@ class Plan:
 
 def parser() -> Parser:
     """The options of `ingot plan`."""
-    made = Parser("plan", description="What a model takes, whether it fits here, and how fast it can be.", epilog=EPILOG)
+    made = Parser(
+        "plan", description="What a model takes, whether it fits here, and how fast it can be.", epilog=EPILOG
+    )
     target.add_target(made)
     made.add_argument("--context", type=int, metavar="N", help=f"tokens of one sequence (default: {CONTEXT:,})")
     made.add_argument("--measure", action="store_true", help="run it, with random weights where there are none")
@@ -96,7 +98,7 @@ def _plan(what: Target, fmt: str, args: argparse.Namespace, context: int) -> Pla
     longest = most if free is None else max(0, min(most, (free - cost.total(0)) // cost.kv_token))
     plan = Plan(fmt, kv, cost, context, free, longest)
     ops = _native(args)
-    return plan if ops is None else dataclasses.replace(plan, **_roofs(what, plan, ops))
+    return plan if ops is None else _bounded(what, plan, ops)
 
 
 def _native(args: argparse.Namespace) -> Any:
@@ -107,7 +109,8 @@ def _native(args: argparse.Namespace) -> Any:
     return OpSet(threads=args.threads)
 
 
-def _roofs(what: Target, plan: Plan, ops: Any) -> dict[str, float]:
+def _bounded(what: Target, plan: Plan, ops: Any) -> Plan:
+    """The plan with the speeds that this machine allows."""
     from ingot.engine import STEP_TOKENS
     from ingot.spec.roof import prefill_work, step_work
     from ingot.speed import machine_limits
@@ -115,19 +118,25 @@ def _roofs(what: Target, plan: Plan, ops: Any) -> dict[str, float]:
     step = step_work(what.config, plan.memory, 1, plan.context)
     limits = machine_limits(ops, plan.weights, step.bytes)
     prefill = prefill_work(what.config, plan.memory, PROMPT, STEP_TOKENS)
-    return {"decode_roof": 1 / step.seconds(limits), "prefill_roof": PROMPT / prefill.seconds(limits)}
+    return dataclasses.replace(
+        plan, decode_roof=1 / step.seconds(limits), prefill_roof=PROMPT / prefill.seconds(limits)
+    )
 
 
 def _measured(what: Target, plan: Plan, args: argparse.Namespace) -> Plan:
-    """The plan with the speeds of a run at its context, or a quarter of the memory's if that is less."""
+    """The plan with the speeds of a run: a prompt, and decoding at the end of the context."""
     from ingot.speed import prefill_s, step_s
 
     if not plan.fits:
+        free = (plan.available or 0) // MIB
         raise ValueError(
-            f"{what.name} as {plan.weights} needs {plan.total // MIB:,} MiB, and {(plan.available or 0) // MIB:,} MiB are "
-            "available: it cannot be measured here\nhint: try --weights q4, or a smaller --context"
+            f"{what.name} as {plan.weights} needs {plan.total // MIB:,} MiB, of which {free:,} MiB are available: it "
+            "cannot be measured here\nhint: --weights q4, or a smaller --context"
         )
-    with Progress(Terminal(sys.stderr), f"measuring {what.name}"), target.loaded(what, args, plan.weights, True) as model:
+    with (
+        Progress(Terminal(sys.stderr), f"measuring {what.name}"),
+        target.loaded(what, args, plan.weights, True) as model,
+    ):
         prompt = min(PROMPT, model.engine.context - 1)
         prefill = prompt / min(prefill_s(model.engine, prompt) for _ in range(2))
         depth = min(plan.context, model.engine.context - 40)
@@ -137,15 +146,14 @@ def _measured(what: Target, plan: Plan, args: argparse.Namespace) -> Plan:
 def _show(terminal: Terminal, what: Target, plans: list[Plan], as_json: bool) -> None:
     free = plans[0].available
     if as_json:
-        rows = [_record(plan) for plan in plans]
-        record = {"model": what.name, "context": plans[0].context, "available": free, "plans": rows}
+        records = [_record(plan) for plan in plans]
+        record = {"model": what.name, "context": plans[0].context, "available": free, "plans": records}
         terminal.command(json.dumps(record, indent=2) + "\n")
         return
     room = "unknown" if free is None else f"{free / MIB:,.0f} MiB available here"
     terminal.write(f"{what.name} with {plans[0].context:,} tokens of context; memory: {room}\n\n")
     head = ("weights", "MiB", "KV", "state", "KV MiB", "workspace", "total MiB", "fits", "longest", "decode", "prefill")
-    rows = [head, *(_row(plan) for plan in plans)]
-    for row in rows:
+    for row in [head, *map(_row, plans)]:
         terminal.write("".join(f"{cell:>{10 if i else 7}}" for i, cell in enumerate(row)).rstrip() + "\n")
     terminal.write("\nlongest: tokens of one sequence that fit; decode, prefill: tokens a second, ")
     terminal.write("measured of at most\n" if plans[0].decode else "at most (--measure runs it)\n")
