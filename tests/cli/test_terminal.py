@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 import unicodedata
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -115,14 +116,18 @@ def test_a_resized_terminal_erases_nothing_that_is_not_its_own(monkeypatch: pyte
     assert screen.lines == ["before", *painted, "thought"]
 
 
-def test_progress_shows_late_and_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [(lambda line: line.at(1, 4), "25%"), (lambda line: line.at_bytes(4 * 10**8, 16 * 10**8), "25% of 1.6 GB")],
+)
+def test_progress_shows_late_and_vanishes(at: Any, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ingot.cli.progress.PATIENCE_S", 0.02)
     monkeypatch.setattr("ingot.cli.progress.EVERY_S", 0.01)
     screen = SmallScreen(COLUMNS)
     with Progress(Terminal(screen), "loading x") as line:
-        line.at(1, 4)
+        at(line)
         until = time.monotonic() + 10
-        while screen.lines != ["loading x 25% · 0 s"]:
+        while screen.lines != [f"loading x {shown} · 0 s"]:
             assert time.monotonic() < until, screen.lines
             time.sleep(0.005)
     assert screen.lines == [""]

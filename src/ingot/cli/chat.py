@@ -106,7 +106,7 @@ def load_model(args: argparse.Namespace) -> Any:
             weights=args.weights,
             threads=args.threads,
             cache=not args.no_cache,
-            progress=line.at,
+            progress=line.at_bytes,
         )
     if model.cache_file:
         size = model.cache_file.stat().st_size

@@ -17,6 +17,7 @@ class Progress:
     def __init__(self, terminal: Terminal, text: str) -> None:
         self.terminal, self.text = terminal, text
         self._share: float | None = None
+        self._of = ""
         self._over = threading.Event()
         self._shown = False
         self._thread = threading.Thread(target=self._paint, daemon=True)
@@ -24,6 +25,11 @@ class Progress:
     def at(self, done: int, total: int) -> None:
         """How much is done."""
         self._share = done / total if total else None
+
+    def at_bytes(self, done: int, total: int) -> None:
+        """How much is done; the whole is shown in GB."""
+        self._of = f" of {total / 1e9:.1f} GB"
+        self.at(done, total)
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
@@ -47,6 +53,6 @@ class Progress:
         wait = PATIENCE_S
         while not self._over.wait(wait):
             wait, self._shown = EVERY_S, True
-            share = "" if self._share is None else f" {self._share:.0%}"
+            share = "" if self._share is None else f" {self._share:.0%}{self._of}"
             line = f"{self.text}{share} · {time.monotonic() - self._start:.0f} s"
             self.terminal.command(CLEAR_LINE + self.terminal.dimmed(line[: self.terminal.size[0] - 1]))
