@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,24 +116,22 @@ def _option(key: str, value: str) -> list[str]:
     return ["-ctk", value, "-ctv", value] if key == "kv" else [key, value]
 
 
-def tuned(
-    source: Path, path: Path, test: Test, threads: int, keys: tuple[str, ...], start: dict[str, str]
-) -> dict[str, str]:
-    """The fastest settings for the test: `start` with each of `keys` searched in turn; what does not run, does not
+def tuned(rate: Callable[[dict[str, str]], float], keys: tuple[str, ...], start: dict[str, str]) -> dict[str, str]:
+    """The settings of the highest `rate`: `start` with each of `keys` searched in turn; what does not run, does not
     win."""
     best = {**{key: SETTINGS[key][0] for key in keys}, **start}
     if not keys:
         return best
-    rate = bench(source, path, test, threads, best)[0]["avg_ts"]
+    highest = rate(best)
     for key in keys:
         for value in SETTINGS[key]:
             tried = {**best, key: value}
             if tried == best:
                 continue
             try:
-                found = bench(source, path, test, threads, tried)[0]["avg_ts"]
+                found = rate(tried)
             except RuntimeError:
                 continue
-            if found > rate:
-                best, rate = tried, found
+            if found > highest:
+                best, highest = tried, found
     return best

@@ -171,9 +171,13 @@ def _settings(args: argparse.Namespace, source: Path, checkpoint: Path, peer: st
         test = CELLS[cell]
         start = _settings(args, source, checkpoint, peer, test.settings_of) if test.settings_of else {}
         known = json.loads(path.read_text()) if path.exists() else {}
-        with alone(args.lock):
-            found = llama.tuned(source, checkpoint / f"{peer}.gguf", test.theirs, args.threads, test.tune, start)
-        known[key] = found
+
+        def rate(settings: dict[str, str]) -> float:
+            with alone(args.lock):
+                path = checkpoint / f"{peer}.gguf"
+                return float(llama.bench(source, path, test.theirs, args.threads, settings)[0]["avg_ts"])
+
+        known[key] = llama.tuned(rate, test.tune, start)
         path.write_text(json.dumps(known, indent=1))
         print(f"llama.cpp's settings for {args.size} {key}: {known[key]}", flush=True)
     return known[key]
