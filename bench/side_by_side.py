@@ -173,9 +173,10 @@ def _settings(args: argparse.Namespace, source: Path, checkpoint: Path, peer: st
         known = json.loads(path.read_text()) if path.exists() else {}
 
         def rate(settings: dict[str, str]) -> float:
+            """Of its repetitions the best: what disturbs one must not decide for a setting."""
             with alone(args.lock):
-                path = checkpoint / f"{peer}.gguf"
-                return float(llama.bench(source, path, test.theirs, args.threads, settings)[0]["avg_ts"])
+                file = checkpoint / f"{peer}.gguf"
+                return float(max(llama.bench(source, file, test.theirs, args.threads, settings)[0]["samples_ts"]))
 
         known[key] = llama.tuned(rate, test.tune, start)
         path.write_text(json.dumps(known, indent=1))
