@@ -34,9 +34,9 @@ peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 need = memory(m.config, "bf16", STEP_TOKENS, kv="bf16")
 tokens = -(-1024 // 64) * 64
 u = out.usage
-print(json.dumps(dict(before=before, loaded=loaded, peak=peak, weights=need.weights, mapped=need.mapped, state=need.state, kv=need.kv_token
-* tokens,
-    workspace=need.workspace, tokens=len(out.ids), prefill_s=u.prefill_s,
+print(json.dumps(dict(
+    before=before, loaded=loaded, peak=peak, weights=need.weights, mapped=need.mapped, state=need.state,
+    kv=need.kv_token * tokens, workspace=need.workspace, tokens=len(out.ids), prefill_s=u.prefill_s,
     decode_tokens_per_second=u.tokens_per_second)))
 """
 
