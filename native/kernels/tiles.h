@@ -123,23 +123,42 @@ struct IntegerTile {
       sum[r] = fma(from_int(load_bytes(part[p][r])), weight * all(scale[g * row_tile + r]), sum[r]);
   }
 
+  // Sums begin at zero or at `from`, and go to `to`: R rows, `stride` floats apart.
   template <int R>
-  void run(const LinearSink& sink, int64_t row, int64_t rows, int64_t p, Groups groups) const {
+  void run(const float* from, float* to, int64_t stride, Groups groups) const {
     V sum[R];
     INGOT_UNROLL
-    for (int r = 0; r < R; ++r) sum[r] = r < rows ? sink.begin(row + r, p) : zero();
+    for (int r = 0; r < R; ++r) sum[r] = from ? load(from + r * stride) : zero();
     multiply<0>(groups.begin);
-    for (int64_t g = groups.begin; g < groups.end; g += 2) {  // an even number: K is padded to two groups
+    multiply<1>(groups.begin + 1);
+    tile_store<0>(part[0], 64);
+    int64_t g = groups.begin + 2;
+    for (; g < groups.end; g += 2) {  // an even number: K is padded to two groups
+      multiply<0>(g);
+      tile_store<1>(part[1], 64);
+      add(g - 2, 0, sum);
       multiply<1>(g + 1);
       tile_store<0>(part[0], 64);
-      add(g, 0, sum);
-      if (g + 2 < groups.end) multiply<0>(g + 2);
-      tile_store<1>(part[1], 64);
-      add(g + 1, 1, sum);
+      add(g - 1, 1, sum);
     }
+    tile_store<1>(part[1], 64);
+    add(g - 2, 0, sum);
+    add(g - 1, 1, sum);
     INGOT_UNROLL
-    for (int r = 0; r < R; ++r)
-      if (r < rows) sink.end(row + r, p, sum[r]);
+    for (int r = 0; r < R; ++r) store(to + r * stride, sum[r]);
+  }
+
+  template <int R>
+  void run(const LinearSink& sink, int64_t row, int64_t rows, int64_t p, Groups groups) const {
+    if (rows >= R && sink.room(p) == lanes) {
+      float* y = sink.at(row, p);
+      return run<R>(sink.fresh ? nullptr : y, y, sink.stride, groups);
+    }
+    alignas(64) float edge[R][lanes] = {};  // rows and outputs past the end are computed beside y
+    const int64_t count = rows < R ? rows : R;
+    for (int64_t r = 0; r < count; ++r) store(edge[r], sink.begin(row + r, p));
+    run<R>(edge[0], edge[0], lanes, groups);
+    for (int64_t r = 0; r < count; ++r) sink.end(row + r, p, load(edge[r]));
   }
 };
 
