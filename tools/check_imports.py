@@ -28,8 +28,10 @@ RULES = {
     "nugget": "",
     "answer": "numpy",
     "language_model": "answer engine prompt spec numpy",
-    "cached": "model prompt store spec numpy tokenizers",
-    "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt store spec numpy ~torch",
+    "quant": "model ops prompt spec numpy",
+    "cached": "model prompt quant store spec numpy tokenizers",
+    "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
+    "~torch",
     "ingot": "loading language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",

@@ -13,6 +13,8 @@ import numpy as np
 from ingot.model import build
 from ingot.prompt import Tokenizer
 from ingot.prompt.compiled import VERSION, CompiledTokenizer
+from ingot.quant import Calibration
+from ingot.quant.calibration import CalibratedMatrices
 from ingot.spec import Weight
 from ingot.store import Checkpoint, Tensor
 from ingot.store.cache import cache_directory, cache_file, source_of
@@ -36,40 +38,90 @@ class Weights:
     written: Path | None = None
 
 
-def weights_of(checkpoint: Checkpoint, ops: Any, fmt: str, cache: bool | Path, progress: Progress | None) -> Weights:
-    """The tree of `checkpoint` with matrices in `fmt`.
+def weights_of(
+    checkpoint: Checkpoint,
+    ops: Any,
+    fmt: str,
+    cache: bool | Path,
+    progress: Progress | None,
+    calibration: Calibration | None = None,
+) -> Weights:
+    """The tree of `checkpoint` with matrices in `fmt`, q4 ones rounded for the prompts of `calibration` if given.
 
     `cache` is a directory, True (the user's, where it is worth it) or False. Where the cache cannot be written the
     weights are packed into memory, with a warning.
     """
-    wanted = isinstance(cache, Path) or (cache and _size(checkpoint) >= WORTH_BYTES)
+    wanted = isinstance(cache, Path) or (cache and (calibration or _size(checkpoint) >= WORTH_BYTES))
     if wanted and hasattr(ops, "packed"):
         try:
             directory = cache if isinstance(cache, Path) else cache_directory()
-            return _cached(checkpoint, ops, fmt, directory, progress)
+            return _cached(checkpoint, ops, fmt, directory, progress, calibration)
         except OSError as error:
             warnings.warn(_about("packed weights", error), stacklevel=3)
-    return Weights(build(checkpoint.config, ops, _Reader(checkpoint, progress), fmt))
+    if calibration is None:
+        return Weights(build(checkpoint.config, ops, _Reader(checkpoint, progress), fmt))
+    packing = _Calibrated(checkpoint, ops, _Reader(checkpoint, progress), calibration)
+    return Weights(build(checkpoint.config, packing, _same, fmt))
 
 
-def _cached(checkpoint: Checkpoint, ops: Any, fmt: str, directory: Path, progress: Progress | None) -> Weights:
-    path = cache_file(directory, checkpoint.path, fmt)
+def _cached(
+    checkpoint: Checkpoint,
+    ops: Any,
+    fmt: str,
+    directory: Path,
+    progress: Progress | None,
+    calibration: Calibration | None,
+) -> Weights:
+    what = fmt if calibration is None else f"{fmt}-{calibration.digest}"
+    path = cache_file(directory, checkpoint.path, what)
     version = f"{ops.PACK_VERSION}.{POLICY}"
-    source = source_of(checkpoint.path, fmt, version, checkpoint.identity())
+    source = source_of(checkpoint.path, what, version, checkpoint.identity())
     file = find(path, source)
     written = None if file else path
     if file is None:
+        reader = _Reader(checkpoint, progress)
         with PackedWriter(path, source, 2 * len(checkpoint.table)) as writer:
-            build(checkpoint.config, _Packing(ops, _Reader(checkpoint, progress), writer), lambda weight: weight, fmt)
+            packer = ops if calibration is None else _Calibrated(checkpoint, ops, reader, calibration)
+            packing = _Packing(packer, reader if calibration is None else _same, writer)
+            build(checkpoint.config, packing, _same, fmt)
         file = PackedFile(path)
     file.prefetch()
-    return Weights(build(checkpoint.config, _Mapped(ops, file, checkpoint), lambda weight: weight, fmt), written)
+    return Weights(build(checkpoint.config, _Mapped(ops, file, checkpoint), _same, fmt), written)
+
+
+def _same(weight: Weight) -> Weight:
+    return weight
+
+
+class _Calibrated:
+    """What `build` asks of an op set, given the rows of the weights table: q4 is rounded for the calibration's prompts,
+    all else as ever."""
+
+    def __init__(self, checkpoint: Checkpoint, ops: Any, read: _Reader, calibration: Calibration) -> None:
+        self.Node, self.items = ops.Node, ops.items
+        self._ops, self._read = ops, read
+        stored = {"BF16": "bf16"}.get(checkpoint.dtype, "f32")
+        root = build(checkpoint.config, ops, _Reader(checkpoint, None), stored)
+        self._matrices = CalibratedMatrices(ops, root, calibration)
+
+    def matrix(self, weight: Weight, fmt: str) -> Any:
+        tensor = self._read(weight)
+        if fmt != "q4":
+            return self._ops.matrix(tensor, fmt)
+        return self._ops.packed(self._matrices.data(weight, tensor.float32), weight.shape, fmt)
+
+    def embedding(self, weight: Weight, fmt: str, tied: bool) -> Any:
+        data = self.matrix(weight, fmt).data if tied else None
+        return self._ops.packed_embedding(self._read(weight), data, fmt)
+
+    def vector(self, weight: Weight) -> Any:
+        return self._ops.vector(self._read(weight))
 
 
 class _Packing:
     """What `build` asks of an op set, for weights that go to a file one by one; none stays in memory."""
 
-    def __init__(self, ops: Any, read: Callable[[Weight], Tensor], writer: PackedWriter) -> None:
+    def __init__(self, ops: Any, read: Callable[[Weight], Any], writer: PackedWriter) -> None:
         self.Node, self.items = ops.Node, ops.items
         self._ops, self._read, self._writer = ops, read, writer
 
@@ -77,7 +129,7 @@ class _Packing:
         self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(self._read(weight), fmt).data)
 
     def embedding(self, weight: Weight, fmt: str, tied: bool) -> None:
-        stored = self._read(weight)  # checked; its rows are read where they are stored
+        stored = self._read(weight)  # checks it; its rows are used where they are stored
         if tied:
             self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(stored, fmt).data)
 

@@ -13,8 +13,10 @@ from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import Engine
 from ingot.language_model import LanguageModel
 from ingot.memory import available
-from ingot.prompt import ChatTemplate
+from ingot.prompt import ChatTemplate, Tokenizer
 from ingot.prompt.outside_text import read_json_object
+from ingot.quant import Calibration
+from ingot.quant.prompts import read_prompts
 from ingot.spec.formats import FORMATS
 from ingot.store import open_checkpoint, resolve
 
@@ -31,6 +33,7 @@ def load(
     threads: int | None = None,
     device: str | None = None,
     accept: Iterable[str] = (),
+    calibration: str | os.PathLike[str] | None = None,
     cache: bool | str | os.PathLike[str] = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
@@ -45,6 +48,8 @@ def load(
               torch has "f32" only.
     threads   of the native or torch backend; None: one a core that this process may use.
     accept    unknown config keys and patterns of extra tensors to tolerate.
+    calibration  a file of prompts for which weights="q4" is rounded (docs/quantisation.md): slow the first time, kept
+              in the cache.
     cache     True: what the native backend packs is kept on disk for the next start, where that saves time
               (docs/cache.md); False: neither read nor written; a directory: kept there, whatever the size.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
@@ -61,15 +66,28 @@ def load(
     ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
     kv = kv or ("f32" if fmt == "f32" or backend == "torch" else "bf16")
     place = cache if isinstance(cache, bool) else Path(cache)
-    loaded = weights_of(checkpoint, ops, fmt, place, progress)
     tokenizer = tokenizer_of(path, place)
+    template = ChatTemplate.from_directory(path) if tokenizer else None
+    prompts = None if calibration is None else _calibration(Path(calibration), fmt, ops, tokenizer, template)
+    loaded = weights_of(checkpoint, ops, fmt, place, progress, prompts)
     # torch may hold its pools in another memory
     free = available if backend != "torch" else lambda: None
     engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None, kv, free)
-    template = ChatTemplate.from_directory(path) if tokenizer else None
     defaults = _json(path / "generation_config.json")
     eos_ids = _eos_ids(path, defaults)
     return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written)
+
+
+def _calibration(
+    path: Path, fmt: str, ops: Any, tokenizer: Tokenizer | None, template: ChatTemplate | None
+) -> Calibration:
+    if fmt != "q4" or not hasattr(ops, "packed"):
+        raise ValueError(
+            f"calibration is {str(path)!r}; only weights='q4' on the native backend takes one, not {fmt!r}"
+        )
+    if tokenizer is None:
+        raise ValueError(f"calibration is {str(path)!r}, but the model has no tokenizer to read it with")
+    return read_prompts(path, tokenizer, template)
 
 
 def nugget_path() -> Path:
