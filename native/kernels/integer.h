@@ -15,13 +15,19 @@ inline V group_scale(const uint8_t* panel, int64_t g, Format format) {
   return floats(shift_left<16>(load_halves(reinterpret_cast<const uint16_t*>(at))));
 }
 
+// Bytes between a weight in use and the one fetched from memory: measured, docs/why/decode-bandwidth.md.
+inline constexpr int64_t stream_ahead = 2048;
+
 // How the eight vectors of a group are had: spread says that they were unpacked before.
 struct Q8Group {
   static constexpr Format format = Format::q8;
   void load(const uint8_t* panel, int64_t g, B (&w)[8]) const {
     const uint8_t* at = group_at(panel, g, format);
     INGOT_UNROLL
-    for (int j = 0; j < 8; ++j) w[j] = dot_weights(load_bytes(at + j * 64));
+    for (int j = 0; j < 8; ++j) {
+      prefetch(at + stream_ahead + j * 64);
+      w[j] = dot_weights(load_bytes(at + j * 64));
+    }
   }
 };
 
@@ -34,6 +40,7 @@ struct Q4Group {
     const uint8_t* at = group_at(panel, g, format);
     INGOT_UNROLL
     for (int j = 0; j < 4; ++j) {
+      prefetch(at + stream_ahead + j * 64);
       const B both = load_bytes(at + j * 64);
       w[j] = book(low_nibbles(both));
       w[j + 4] = book(high_nibbles(both));
@@ -68,25 +75,27 @@ struct IntegerPanels {
   Group group;
 
   template <int C>
-  static constexpr int tallest = integer_rows;
+  static constexpr int tallest = C > 1 ? 1 : integer_rows;
 
   template <int R, int C>
   void multiply(int64_t row, int64_t p, Groups range, V (&sum)[R][C]) const {
-    static_assert(C == 1);
-    const uint8_t* at = weight + p * panel;
     row += first;
     for (int64_t g = range.begin; g < range.end; ++g) {
       const int64_t place = (row / row_tile * x.groups + g) * row_tile + row % row_tile;
       const int8_t* a = static_cast<const int8_t*>(x.values) + place * group_inputs;
-      const V scale = group_scale(at, g, group.format);
-      B w[8];
-      group.load(at, g, w);
       INGOT_UNROLL
-      for (int r = 0; r < R; ++r) {
-        B total = dot_start(x.total[place + r]);
+      for (int c = 0; c < C; ++c) {
+        const uint8_t* at = weight + (p + c) * panel;
+        const V scale = group_scale(at, g, group.format);
+        B w[8];
+        group.load(at, g, w);
         INGOT_UNROLL
-        for (int j = 0; j < 8; ++j) total = dot(total, w[j], a + r * group_inputs + 4 * j);
-        sum[r][0] = fma(from_int(total), scale * all(x.scale[place + r]), sum[r][0]);
+        for (int r = 0; r < R; ++r) {
+          B total = dot_start(x.total[place + r]);
+          INGOT_UNROLL
+          for (int j = 0; j < 8; ++j) total = dot(total, w[j], a + r * group_inputs + 4 * j);
+          sum[r][c] = fma(from_int(total), scale * all(x.scale[place + r]), sum[r][c]);
+        }
       }
     }
   }
@@ -97,7 +106,11 @@ inline void few_rows(const Linear& op, const Group& group, int64_t row, int64_t 
   const int64_t size = panel_bytes(op.format, op.inputs);
   const IntegerPanels<Group> w{op.rounded, row, op.weight + panel * size, size, group};
   const LinearSink sink = linear_sink(op, row, panel);
-  for (int64_t p = 0; p < panels; ++p) rounded_panels<1>(w, sink, rows, p, {0, op.rounded.groups});
+  const Groups all_groups{0, op.rounded.groups};
+  int64_t p = 0;
+  if (rows == 1)  // several streams from memory
+    for (; p + 4 <= panels; p += 4) rounded_panels<4>(w, sink, 1, p, all_groups);
+  for (; p < panels; ++p) rounded_panels<1>(w, sink, rows, p, all_groups);
 }
 
 // Many rows: a panel's chunk is spread once, then every row passes it.

@@ -82,9 +82,7 @@ def _calibration(
     path: Path, fmt: str, ops: Any, tokenizer: Tokenizer | None, template: ChatTemplate | None
 ) -> Calibration:
     if fmt != "q4" or not hasattr(ops, "packed"):
-        raise ValueError(
-            f"calibration is {str(path)!r}; only weights='q4' on the native backend takes one, not {fmt!r}"
-        )
+        raise ValueError(f"calibration is {str(path)!r}; only native weights='q4' are calibrated, not {fmt!r}")
     if tokenizer is None:
         raise ValueError(f"calibration is {str(path)!r}, but the model has no tokenizer to read it with")
     return read_prompts(path, tokenizer, template)

@@ -95,11 +95,11 @@ def test_a_calibrated_model_is_closer_and_is_kept(prompts, tmp_path):
 
 
 BAD = {
-    "not q4": ({"weights": "q8"}, '{"text": "a"}', "only weights='q4' on the native backend"),
+    "not q4": ({"weights": "q8"}, '{"text": "a"}', "only native weights='q4'"),
     "reference": (
         {"weights": None, "backend": "reference"},
         '{"text": "a"}',
-        "only weights='q4' on the native backend",
+        "only native weights='q4'",
     ),
     "empty": ({}, "\n\n", "holds no text to calibrate with"),
     "not JSON": ({}, '{"text": "a"}\n{', "line 2 is not valid JSON"),

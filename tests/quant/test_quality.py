@@ -42,27 +42,26 @@ def logits(fmt: str, change=None, ops=None) -> np.ndarray:
     if change:
         change(values)
     ops = ops or native.OpSet(threads=2)
-    engine = Engine(
-        build(CHECKPOINT.config, ops, lambda w: tensor_of(values[w.name], "F32"), fmt), ops, CHECKPOINT.config
-    )
+    root = build(CHECKPOINT.config, ops, lambda weight: tensor_of(values[weight.name], "F32"), fmt)
+    engine = Engine(root, ops, CHECKPOINT.config)
     return np.concatenate([engine.logits(ids) for ids in SEQUENCES])
 
 
 def divergence(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
     """Mean KL(want || got) in nats, and the share of positions whose best token is the same."""
-    p, q = (x.astype(np.float64) for x in (want, got))
-    p, q = (
-        x - x.max(1, keepdims=True) - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) for x in (p, q)
-    )
+
+    def log_softmax(logits):
+        x = logits.astype(np.float64) - logits.max(1, keepdims=True)
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    p, q = log_softmax(want), log_softmax(got)
     return float((np.exp(p) * (p - q)).sum(1).mean()), float((want.argmax(1) == got.argmax(1)).mean())
 
 
 def layers(values: dict[str, np.ndarray]):
-    prefix = CHECKPOINT.config.prefix
     for i in range(TEXT.num_hidden_layers):
-        yield {
-            n.removeprefix(f"{prefix}layers.{i}."): v for n, v in values.items() if n.startswith(f"{prefix}layers.{i}.")
-        }
+        at = f"{CHECKPOINT.config.prefix}layers.{i}."
+        yield {name.removeprefix(at): value for name, value in values.items() if name.startswith(at)}
 
 
 def rounded_norms(values: dict[str, np.ndarray]) -> None:
