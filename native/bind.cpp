@@ -72,13 +72,19 @@ void pack(Context& context, const In& from, const std::string& from_format, cons
   without_gil([&] { context.pack(weight, target, static_cast<uint8_t*>(to.data())); });
 }
 
-void linears(Context& context, const In& x, const std::vector<const Matrix*>& leaves, const std::vector<Out>& y) {
+void linears(Context& context, const In& x, const std::vector<const Matrix*>& leaves, const std::vector<Out>& y,
+             const std::optional<In>& gate) {
   std::vector<Linear> ops;
   for (size_t i = 0; i < leaves.size(); ++i) {
     Shapes shapes("linears");
     shapes.bind("I", leaves[i]->op.inputs).bind("O", leaves[i]->op.outputs);
     shapes.is("x", x, "T I").is("y", y.at(i), "T O");
     Linear op = leaves[i]->op;
+    if (gate) {
+      shapes.is("gate", *gate, "T I");
+      if (op.format == Format::f32) shapes.fail("gate is given; f32 weights take none");
+      op.gate = f32(*gate);
+    }
     op.x = f32(x), op.y = f32(y[i]), op.rows = shapes["T"];
     ops.push_back(op);
   }
@@ -329,7 +335,8 @@ NB_MODULE(_native, m) {
       .def_prop_ro("threads", &Context::threads)
       .def("pack", &pack, "weight"_a.noconvert(), "weight_fmt"_a, "data"_a.noconvert(), "fmt"_a)
       .def("read_memory", &read_memory, "data"_a.noconvert())
-      .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert())
+      .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert(),
+           "gate"_a.noconvert().none() = nb::none())
       .def("rms_norm", &rms_norm, "x"_a.noconvert(), "w"_a.noconvert(), "eps"_a, "one_plus"_a, "y"_a.noconvert())
       .def("gated_rms_norm", &gated_rms_norm, "o"_a.noconvert(), "z"_a.noconvert(), "w"_a.noconvert(), "eps"_a,
            "y"_a.noconvert())

@@ -78,7 +78,8 @@ struct Rounded {
 };
 
 struct Linear {
-  const float* x;  // [T, I]
+  const float* x;     // [T, I]
+  const float* gate;  // null; or [T, I], and silu(gate) * x takes the place of x (not for f32 weights)
   Rounded rounded;
   const uint8_t* weight;  // [O/16, panel_bytes]
   float* y;               // [T, O]

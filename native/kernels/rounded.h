@@ -47,6 +47,16 @@ inline void round_group(V low, V high, int8_t* values, float* scale, int32_t* to
   *total = sum(a + b);
 }
 
+// 16 inputs of one row; those past the end are zeros.
+inline V input_at(const Linear& op, int64_t row, int64_t k) {
+  const int64_t left = op.inputs - k, at = row * op.inputs + k;
+  if (left <= 0) return zero();
+  const int n = left < lanes ? int(left) : lanes;
+  const V x = load_part(op.x + at, n);
+  if (!op.gate) return x;
+  return silu(load_part(op.gate + at, n)) * x;
+}
+
 // Rows tile * 16 .. of x. Inputs past the end count as zeros; rows past the end get the scale zero.
 inline void round_rows(const Linear& op, int64_t tile) {
   const int64_t first = tile * row_tile, left = op.rows - first, rows = left < row_tile ? left : row_tile;
@@ -55,14 +65,10 @@ inline void round_rows(const Linear& op, int64_t tile) {
     for (int64_t place = tile * groups * row_tile; place < (tile + 1) * groups * row_tile; ++place)
       if (place % row_tile >= rows) op.rounded.scale[place] = 0.0f;
   for (int64_t r = 0; r < rows; ++r) {
-    const float* x = op.x + (first + r) * op.inputs;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t k = g * group_inputs, place = (tile * groups + g) * row_tile + r;
       V part[2];
-      for (int i = 0; i < 2; ++i) {
-        const int64_t there = op.inputs - k - i * lanes;
-        part[i] = there >= lanes ? load(x + k + i * lanes) : there > 0 ? load(x + k + i * lanes, int(there)) : zero();
-      }
+      for (int i = 0; i < 2; ++i) part[i] = input_at(op, first + r, k + i * lanes);
       if (op.format == Format::bf16) {
         Bf16Value* to = static_cast<Bf16Value*>(op.rounded.values) + place * group_inputs;
         for (int i = 0; i < 2; ++i) store_bf16(to + i * lanes, round_bf16(part[i]));

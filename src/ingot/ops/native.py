@@ -279,6 +279,16 @@ class OpSet:
         self._context.delta_mixer(w.prepared, u_TC, z, b_TH, a_TH, *runs, *(pool or (None, None)), y)
         return self.linears(y, w.out_proj)[0]
 
+    def swiglu(self, w: Any, x_TD: Array) -> Array:
+        """y_TD = (silu(x W_gate) * x W_up) W_down, the product rounded for W_down as it is made."""
+        gate_TF, up_TF = self.linears(x_TD, w.gate_proj, w.up_proj)
+        down = w.down_proj
+        if not isinstance(down, Packed) or down.fmt == "f32":
+            return self.linears(self.silu_mul(gate_TF, up_TF), down)[0]
+        y_TD = np.empty((len(x_TD), down.shape[0]), np.float32)
+        self._context.linears(up_TF, [down.native], [y_TD], gate_TF)
+        return y_TD
+
     def attention(
         self, q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None
     ) -> Array:
