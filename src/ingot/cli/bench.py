@@ -92,10 +92,13 @@ def _measure(what: Target, model: Any, args: argparse.Namespace, hardware: dict[
     kv = args.kv or ("f32" if fmt == "f32" else "bf16")
     cost, ops = memory(what.config, fmt, STEP_TOKENS, kv=kv), model.engine.ops
     threads = getattr(ops, "threads", 1)
-    limits = machine_limits(ops, fmt, step_work(what.config, cost, 1, ROWS_AT).bytes)
     if hardware is not None:
         limits = _limits_of(hardware, fmt, threads)
-    figures = list(_figures(what, model.engine, cost, limits, args.quick))
+    times = list(_times(model.engine, args.quick))
+    peak = _peak()  # before the limits, which take memory of their own
+    if hardware is None:
+        limits = machine_limits(ops, fmt, step_work(what.config, cost, 1, ROWS_AT).bytes)
+    figures = [_beside(what, cost, limits, *measured) for measured in times]
     longest = max((f.tokens for f in figures), default=0)
     return {
         "model": what.name,
@@ -106,28 +109,35 @@ def _measure(what: Target, model: Any, args: argparse.Namespace, hardware: dict[
         "threads": threads,
         "limits": {**asdict(limits), "of": "the hardware" if hardware else "Ingot's kernels"},
         "loaded": loaded,
-        "peak_bytes": _peak(),
+        "peak_bytes": peak,
         "planned_bytes": cost.total(longest),
         "figures": [{**asdict(f), "share": round(f.share, 3)} for f in figures],
     }
 
 
-def _figures(what: Target, engine: Any, cost: Memory, limits: Limits, quick: bool) -> Iterator[Figure]:
-    from ingot.engine import STEP_TOKENS
-    from ingot.spec.roof import prefill_work, step_work
+def _times(engine: Any, quick: bool) -> Iterator[tuple[str, int, int, float]]:
+    """(what, tokens, rows, seconds) of each measurement that the model's context holds."""
     from ingot.speed import prefill_s, step_s
 
     for tokens in (n for n in (QUICK_PREFILL if quick else PREFILL) if n < engine.context):
-        seconds = min(prefill_s(engine, tokens) for _ in range(2 if tokens < 4096 else 1))
-        roof = prefill_work(what.config, cost, tokens, STEP_TOKENS).seconds(limits)
-        yield Figure("prefill", tokens, tokens, seconds, tokens / seconds, tokens / roof)
+        yield "prefill", tokens, tokens, min(prefill_s(engine, tokens) for _ in range(2 if tokens < 4096 else 1))
     passes = [("decode", depth, 1) for depth in (QUICK_DEPTHS if quick else DEPTHS)]
     passes += [("step", ROWS_AT, rows) for rows in ROWS[1:]]
     for name, depth, rows in passes:
         if depth + (STEPS + 2) * rows < engine.context:
-            seconds = step_s(engine, depth, rows, STEPS)
-            roof = step_work(what.config, cost, rows, depth).seconds(limits)
-            yield Figure(name, depth, rows, seconds, rows / seconds, rows / roof)
+            yield name, depth, rows, step_s(engine, depth, rows, STEPS)
+
+
+def _beside(what: Target, cost: Memory, limits: Limits, name: str, tokens: int, rows: int, seconds: float) -> Figure:
+    """A measurement with the bound of its work."""
+    from ingot.engine import STEP_TOKENS
+    from ingot.spec.roof import prefill_work, step_work
+
+    if name == "prefill":
+        work = prefill_work(what.config, cost, tokens, STEP_TOKENS)
+    else:
+        work = step_work(what.config, cost, rows, tokens)
+    return Figure(name, tokens, rows, seconds, rows / seconds, rows / work.seconds(limits))
 
 
 def _read_limits(path: str) -> dict[str, Any]:
