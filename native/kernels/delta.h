@@ -8,6 +8,7 @@
 #pragma once
 
 #include "rows.h"
+#include "tile.h"
 
 namespace ingot::INGOT_ISA {
 
@@ -22,6 +23,7 @@ template <int N>
 struct Strips {
   V even[N], odd[N];
   void clear() {
+    INGOT_UNROLL
     for (int n = 0; n < N; ++n) even[n] = odd[n] = zero();
   }
   V total(int n) const { return even[n] + odd[n]; }
@@ -32,13 +34,13 @@ inline void read_strips(const float* state, int64_t size, const float* k, Strips
   const int64_t strip = size * lanes;
   p.clear();
   int64_t i = 0;
-  for (; i + 1 < size; i += 2)
-    for (int n = 0; n < N; ++n) {
-      p.even[n] = fma(load(state + n * strip + i * lanes), all(k[i]), p.even[n]);
-      p.odd[n] = fma(load(state + n * strip + (i + 1) * lanes), all(k[i + 1]), p.odd[n]);
-    }
-  if (i < size)
-    for (int n = 0; n < N; ++n) p.even[n] = fma(load(state + n * strip + i * lanes), all(k[i]), p.even[n]);
+  for (; i + 1 < size; i += 2) INGOT_UNROLL
+  for (int n = 0; n < N; ++n) {
+    p.even[n] = fma(load(state + n * strip + i * lanes), all(k[i]), p.even[n]);
+    p.odd[n] = fma(load(state + n * strip + (i + 1) * lanes), all(k[i + 1]), p.odd[n]);
+  }
+  if (i < size) INGOT_UNROLL
+  for (int n = 0; n < N; ++n) p.even[n] = fma(load(state + n * strip + i * lanes), all(k[i]), p.even[n]);
 }
 
 template <int N, bool More>
@@ -53,7 +55,9 @@ struct DeltaSweep {
     // every load before any store: strips lie a multiple of 4 KiB apart, and a load that follows a store to the same
     // offset in another page waits for it
     V s[N];
+    INGOT_UNROLL
     for (int n = 0; n < N; ++n) s[n] = decay * load(state + n * strip + i * lanes);
+    INGOT_UNROLL
     for (int n = 0; n < N; ++n) {
       s[n] = fma(key, delta[n], s[n]);
       store(state + n * strip + i * lanes, s[n]);
@@ -90,14 +94,17 @@ inline void delta_strips_of(const DeltaRows& x, int64_t size, int64_t values, fl
     const V decay = all(x.decay[t]), beta = all(x.beta[t]);
     const float *v = x.v + t * x.v_stride, *q = x.q + t * x.key_stride, *k = x.k + t * x.key_stride;
     V delta[N];
+    INGOT_UNROLL
     for (int n = 0; n < N; ++n) delta[n] = beta * (load_part(v + n * lanes, room(n)) - decay * p.total(n));
     const auto sweep = [&](auto more) {
       DeltaSweep<N, more.value> s{state, size * lanes, q, k, more.value ? k + x.key_stride : nullptr, decay, {}};
+      INGOT_UNROLL
       for (int n = 0; n < N; ++n) s.delta[n] = delta[n];
       s.run(size, o, p);
     };
     if (t + 1 < x.tokens) sweep(Yes{});
     else sweep(No{});
+    INGOT_UNROLL
     for (int n = 0; n < N; ++n) store_part(x.o + t * x.o_stride + n * lanes, o.total(n), room(n));
   }
 }
