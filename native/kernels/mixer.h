@@ -24,6 +24,13 @@ struct MixerRows {
   }
 };
 
+// Begins to fetch a head's part of the row 8 tokens further down: a few cache lines in a page of their own, which no
+// hardware foresees. Without it the sweep of 256 tokens takes half as long again (bench.kernels delta_mixer, Xeon with
+// 2 MiB of L2). The address may lie behind the array: nothing is read.
+inline void ahead(const float* row, int64_t stride, int64_t size) {
+  for (int64_t i = 0; i < size; i += lanes) prefetch(reinterpret_cast<const char*>(row) + (8 * stride + i) * 4);
+}
+
 // One head's q, k or v: its channels and their taps [size / 16][W][16].
 struct MixerPart {
   const float* taps;
@@ -34,6 +41,7 @@ struct MixerPart {
                 int64_t stride) const {
     const float* rows[conv_max_width];
     for (int64_t t = first; t < first + tokens; ++t, y += stride) {
+      ahead(past.u + t * past.channels + channel, past.channels, size);
       const bool whole = conv_rows(past, t, channel, rows);
       if (op.width == 4 && whole) conv_token<4>(rows, taps, 4, size, y);
       else conv_token<0>(rows, taps, op.width, size, y);
@@ -99,6 +107,8 @@ struct MixerHead {
     delta_tokens(x, op.key_dim, op.value_dim, state(head));
     for (int64_t t = 0; t < count; ++t) {
       const int64_t at = ((begin + first + t) * op.heads + head) * op.value_dim;
+      ahead(op.z + at, op.heads * op.value_dim, op.value_dim);
+      ahead(op.y + at, op.heads * op.value_dim, op.value_dim);
       gated_norm_row(rows.v + t * rows.value_stride, op.z + at, op.norm, op.value_dim, op.norm_eps, op.y + at);
     }
   }
