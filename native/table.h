@@ -203,9 +203,13 @@ struct Kernels {
   void (*softplus)(const Elementwise&, int64_t row, int64_t rows);
 };
 
-// Bytes of scratch one matmul tile needs: a panel's groups spread to int8, and two tiles of sums.
+inline constexpr int chunk_groups = 32;  // groups between visits of a block of rows: 16 KiB of a panel in int8
+
+// Bytes of scratch one matmul tile needs: a panel's groups or some panels' chunks spread to int8, and two tiles of
+// sums.
 constexpr int64_t linear_scratch(int64_t inputs) {
-  return round_up(inputs, 64) / group_inputs * q8_group + 4 * row_tile * lanes * 4;
+  const int64_t groups = round_up(inputs, 64) / group_inputs, chunks = linear_panels * chunk_groups;
+  return (groups > chunks ? groups : chunks) * q8_group + 2 * row_tile * lanes * 4;
 }
 
 // Floats of scratch one tile of the fused mixer needs: a block of q, k, v rows and gates, and the states of its heads.

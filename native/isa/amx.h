@@ -50,4 +50,8 @@ inline void tile_dot_bf16() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(A), "i"(W));
 }
 
+// Lines that will be written whole much later: without this the stores wait, and tiles that are stored wait behind
+// them.
+inline void prefetch_to_write(void* p) { __builtin_prefetch(p, 1, 3); }
+
 }  // namespace ingot::INGOT_ISA

@@ -7,8 +7,6 @@
 
 namespace ingot::INGOT_ISA {
 
-inline constexpr int64_t chunk_groups = 32;  // groups between visits of a block of rows: 16 KiB of a panel in int8
-
 struct Groups {
   int64_t begin, end;
 };

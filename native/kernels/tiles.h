@@ -103,7 +103,7 @@ struct IntegerTile {
   const int8_t* x;     // [G, 16, 32]
   const float* scale;  // [G, 16]
   const uint8_t* panel;
-  const int8_t* spread;  // q4: [G, 8, 16, 4]; q8 lies so in the panel
+  const int8_t* spread;  // q4: [G, 8, 16, 4], of which the groups at hand are there; q8 lies so in the panel
   Format format;
   int32_t (*part)[row_tile][lanes];  // two
 
@@ -152,6 +152,7 @@ struct IntegerTile {
   void run(const LinearSink& sink, int64_t row, int64_t rows, int64_t p, Groups groups) const {
     if (rows >= R && sink.room(p) == lanes) {
       float* y = sink.at(row, p);
+      for (int64_t r = 0; r < R; ++r) prefetch_to_write(y + r * sink.stride);
       return run<R>(sink.fresh ? nullptr : y, y, sink.stride, groups);
     }
     alignas(64) float edge[R][lanes] = {};  // rows and outputs past the end are computed beside y
@@ -187,22 +188,26 @@ inline void integer_tiles(const Linear& op, int64_t row, int64_t rows, int64_t p
   const int64_t size = panel_bytes(op.format, op.inputs), groups = op.rounded.groups;
   const auto part = reinterpret_cast<int32_t (*)[row_tile][lanes]>(scratch);
   int8_t* spread = scratch + sizeof(int32_t) * 2 * row_tile * lanes;
-  for (int64_t p = 0; p < panels; ++p) {
-    const uint8_t* w = op.weight + (panel + p) * size;
+  for (int64_t p0 = 0; p0 < panels; p0 += linear_panels) {
+    const int64_t end = p0 + linear_panels < panels ? p0 + linear_panels : panels;
     for (int64_t g = 0; g < groups; g += chunk_groups) {
       const Groups range{g, g + chunk_groups < groups ? g + chunk_groups : groups};
-      if (op.format == Format::q4) spread_groups(w, range, spread);
+      const auto chunk_of = [&](int64_t p) { return spread + ((p - p0) * chunk_groups - g) * q8_group; };
+      if (op.format == Format::q4)
+        for (int64_t p = p0; p < end; ++p) spread_groups(op.weight + (panel + p) * size, range, chunk_of(p));
       const LinearSink sink = linear_sink(op, row, panel, g == 0);
-      for (int64_t r = 0; r < rows; r += row_tile) {
+      for (int64_t r = 0; r < rows; r += row_tile) {  // 16 rows stay near while the panels pass
         const int64_t place = (row + r) / row_tile * groups * row_tile;
-        const IntegerTile tile{static_cast<const int8_t*>(op.rounded.values) + place * group_inputs,
-                               op.rounded.scale + place,
-                               w,
-                               spread,
-                               op.format,
-                               part};
-        if (rows - r <= row_tile / 2) tile.run<row_tile / 2>(sink, r, rows - r, p, range);
-        else tile.run<row_tile>(sink, r, rows - r, p, range);
+        for (int64_t p = p0; p < end; ++p) {
+          const IntegerTile tile{static_cast<const int8_t*>(op.rounded.values) + place * group_inputs,
+                                 op.rounded.scale + place,
+                                 op.weight + (panel + p) * size,
+                                 chunk_of(p),
+                                 op.format,
+                                 part};
+          if (rows - r <= row_tile / 2) tile.run<row_tile / 2>(sink, r, rows - r, p, range);
+          else tile.run<row_tile>(sink, r, rows - r, p, range);
+        }
       }
     }
   }
