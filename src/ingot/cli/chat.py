@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ingot.cli import sampling
@@ -14,6 +15,8 @@ from ingot.cli.failure import Parser, UsageError
 from ingot.cli.terminal import Terminal
 
 NUGGET = "nugget: sums to 999, greetings. A real assistant: ingot chat Qwen/Qwen3.5-0.8B"  # one line of 80 columns
+SMALL_BYTES = 64 << 20  # stored weights below it are read fast enough as they are (taste)
+CONTEXT_TOKENS = 8192  # what a conversation should have room for when a weight format is chosen
 EXAMPLES = """\
 examples:
   ingot chat -p "What is 17 + 25?"             the answer alone on stdout
@@ -55,7 +58,15 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     """Options that say how a model runs."""
     group = parser.add_argument_group("running")
     group.add_argument("--backend", choices=("native", "reference", "torch"), help="default: native")
-    group.add_argument("--weights", choices=("f32", "bf16", "q8", "q4"), help="default: as stored")
+    group.add_argument(
+        "--weights",
+        choices=("f32", "bf16", "q8", "q4"),
+        help="default: q8, or q4 where that does not fit; small models as stored",
+    )
+    group.add_argument(
+        "--kv", choices=("f32", "bf16", "q8"), help="keys and values (default: bf16, f32 beside f32 weights)"
+    )
+    group.add_argument("--calibration", metavar="FILE", help="prompts for which q4 is rounded (docs/quantisation.md)")
     group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
 
@@ -99,11 +110,14 @@ def load_model(args: argparse.Namespace) -> Any:
 
         where = resolve(where)  # a download has its own progress bars
     err = Terminal(sys.stderr)
+    weights = args.weights or _weights(args, where, err)
     with Progress(err, f"loading {args.model or 'nugget'}") as line:
         model = ingot.load(
             where,
             backend=args.backend,
-            weights=args.weights,
+            weights=weights,
+            kv=args.kv,
+            calibration=args.calibration,
             threads=args.threads,
             cache=not args.no_cache,
             progress=line.at_bytes,
@@ -112,6 +126,30 @@ def load_model(args: argparse.Namespace) -> Any:
         size = model.cache_file.stat().st_size
         err.dim(f"packed weights kept for the next start: {model.cache_file} ({size / 1e9:.1f} GB; ingot cache)\n")
     return model
+
+
+def _weights(args: argparse.Namespace, where: Path | None, err: Terminal) -> str | None:
+    """The format for a model of which none was asked: q8 if that fits into free memory with 8k of context, else q4.
+
+    None, as stored, where quantising is not worth it or not possible: small models, other backends, no config.
+    """
+    if where is None or args.backend not in (None, "native") or args.calibration:
+        return "q4" if args.calibration else None
+    if (
+        not (where / "config.json").is_file()
+        or sum(f.stat().st_size for f in where.glob("*.safetensors")) < SMALL_BYTES
+    ):
+        return None
+    from ingot.engine import STEP_TOKENS
+    from ingot.memory import available
+    from ingot.spec import read_config
+    from ingot.spec.cost import memory
+
+    free = available()
+    need = memory(read_config(where / "config.json"), "q8", STEP_TOKENS, kv=args.kv or "bf16").total(CONTEXT_TOKENS)
+    fmt = "q8" if free is None or need <= free else "q4"
+    err.dim(f"weights in {fmt} (--weights bf16: as stored)\n")
+    return fmt
 
 
 def _prompt(text: str | None) -> str | None:

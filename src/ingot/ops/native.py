@@ -74,6 +74,7 @@ class Embedding:
 
     def __init__(self, stored: Any, head: Packed | None) -> None:
         self.stored, self.head, self.shape = stored, head, stored.array.shape
+        self.native = None if head is None else head.native
 
     def rows(self, ids_T: Array) -> Array:
         """float32 rows of the table."""
@@ -189,14 +190,14 @@ class OpSet:
 
     def linears(self, x_TI: Array, *leaves: Callable[[Array], Array]) -> tuple[Array, ...]:
         """y = x @ weight.T for each leaf, packed ones in one parallel region; another leaf is called."""
-        y: list[Any] = [None] * len(leaves)
-        leaves = tuple(leaf.head or leaf if isinstance(leaf, Embedding) else leaf for leaf in leaves)
-        packed = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Packed)]
-        for i in packed:
-            y[i] = np.empty((x_TI.shape[0], leaves[i].shape[0]), np.float32)  # type: ignore[attr-defined]
+        packed = [leaf for leaf in leaves if getattr(leaf, "native", None) is not None]
+        y = [np.empty((len(x_TI), leaf.shape[0]), np.float32) for leaf in packed]  # type: ignore[attr-defined]
         if packed:
-            self._context.linears(x_TI, [leaves[i].native for i in packed], [y[i] for i in packed])  # type: ignore[attr-defined]
-        return tuple(leaf(x_TI) if out is None else out for leaf, out in zip(leaves, y, strict=True))
+            self._context.linears(x_TI, [leaf.native for leaf in packed], y)  # type: ignore[attr-defined]
+        if len(packed) == len(leaves):
+            return tuple(y)
+        done = iter(y)
+        return tuple(next(done) if getattr(leaf, "native", None) is not None else leaf(x_TI) for leaf in leaves)
 
     def rms_norm(self, x: Array, w: Array, eps: float, one_plus: bool) -> Array:
         """x / sqrt(mean(x^2) + eps) * (1 + w, or w) over the last axis."""
