@@ -107,11 +107,14 @@ void Context::linears(std::vector<Linear> ops) {
   round_rows(ops, false, memory + scratch * threads());
   round_rows(ops, true, memory + scratch * threads() + integers);
 
+  // Few rows wait for the weights, and long runs of them are read fastest; but threads must end together.
+  int64_t bytes = 0;
+  for (const Linear& op : ops) bytes += tiles_of(op.outputs, lanes) * panel_bytes(op.format, op.inputs);
+  bytes = rows > row_tile ? 0 : std::clamp(bytes / (4 * threads()), linear_bytes, 16 * linear_bytes);
   const int64_t row_tiles = tiles_of(rows, linear_rows);
   std::vector<int64_t> first{0}, panels;  // first tile of every matrix; panels of its tiles
   for (const Linear& op : ops) {
-    const int64_t few = std::max<int64_t>(linear_bytes / panel_bytes(op.format, op.inputs), 1);
-    panels.push_back(rows > row_tile || op.format == Format::bf16 ? linear_panels : few);
+    panels.push_back(round_up(std::max<int64_t>(bytes / panel_bytes(op.format, op.inputs), 1), linear_panels));
     first.push_back(first.back() + row_tiles * tiles_of(tiles_of(op.outputs, lanes), panels.back()));
   }
   pool_.run(first.back(), [&](int64_t t, int thread) {

@@ -10,6 +10,7 @@ struct Bf16Panels {
   const float* x;  // first row of the tile, first group
   const uint16_t* weight;
   int64_t groups, panel;
+  static constexpr int64_t apart = 1;
 
   // three vectors for each row and panel: even, odd, and the output's own sum
   template <int C>

@@ -73,9 +73,12 @@ struct IntegerPanels {
   const uint8_t* weight;
   int64_t panel;
   Group group;
+  int64_t apart = 1;
 
   template <int C>
-  static constexpr int tallest = C > 1 ? 1 : integer_rows;
+  static constexpr int tallest = C == 1             ? integer_rows
+                                 : integer_rows > 2 ? integer_rows / 2
+                                                    : 1;
 
   template <int R, int C>
   void multiply(int64_t row, int64_t p, Groups range, V (&sum)[R][C]) const {
@@ -85,7 +88,7 @@ struct IntegerPanels {
       const int8_t* a = static_cast<const int8_t*>(x.values) + place * group_inputs;
       INGOT_UNROLL
       for (int c = 0; c < C; ++c) {
-        const uint8_t* at = weight + (p + c) * panel;
+        const uint8_t* at = weight + (p + c * apart) * panel;
         const V scale = group_scale(at, g, group.format);
         B w[8];
         group.load(at, g, w);
@@ -104,12 +107,15 @@ struct IntegerPanels {
 template <class Group>
 inline void few_rows(const Linear& op, const Group& group, int64_t row, int64_t rows, int64_t panel, int64_t panels) {
   const int64_t size = panel_bytes(op.format, op.inputs);
-  const IntegerPanels<Group> w{op.rounded, row, op.weight + panel * size, size, group};
+  IntegerPanels<Group> w{op.rounded, row, op.weight + panel * size, size, group};
   const LinearSink sink = linear_sink(op, row, panel);
   const Groups all_groups{0, op.rounded.groups};
   int64_t p = 0;
-  if (rows == 1)  // several streams from memory
-    for (; p + 4 <= panels; p += 4) rounded_panels<4>(w, sink, 1, p, all_groups);
+  if (rows <= IntegerPanels<Group>::template tallest<4> && panels >= 4) {  // four long streams from memory
+    for (w.apart = panels / 4; p < w.apart; ++p) rounded_panels<4>(w, sink, rows, p, all_groups);
+    p = 4 * w.apart;
+    w.apart = 1;
+  }
   for (; p < panels; ++p) rounded_panels<1>(w, sink, rows, p, all_groups);
 }
 

@@ -11,18 +11,19 @@ struct Groups {
   int64_t begin, end;
 };
 
-// Sums of R rows x C panels go on over `groups`. W: an accumulating kernel, W::multiply<R, C>(place, groups, panel,
+// Sums of R rows x C panels go on over `groups`. The panels lie w.apart from one another.
+// W: an accumulating kernel, W::multiply<R, C>(row, panel, groups,
 // sum), where place + g * row_tile is the first row's place in Rounded.
 template <int R, int C, class W>
 inline void rounded_tile(const W& w, const LinearSink& sink, int64_t row, int64_t panel, Groups groups) {
   V sum[R][C];
   INGOT_UNROLL
   for (int r = 0; r < R; ++r) INGOT_UNROLL
-  for (int c = 0; c < C; ++c) sum[r][c] = sink.begin(row + r, panel + c);
+  for (int c = 0; c < C; ++c) sum[r][c] = sink.begin(row + r, panel + c * w.apart);
   w.template multiply<R, C>(row, panel, groups, sum);
   INGOT_UNROLL
   for (int r = 0; r < R; ++r) INGOT_UNROLL
-  for (int c = 0; c < C; ++c) sink.end(row + r, panel + c, sum[r][c]);
+  for (int c = 0; c < C; ++c) sink.end(row + r, panel + c * w.apart, sum[r][c]);
 }
 
 template <int R, int C, class W>

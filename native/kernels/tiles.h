@@ -105,10 +105,13 @@ struct IntegerTile {
   const uint8_t* panel;
   const int8_t* spread;  // q4: [G, 8, 16, 4], of which the groups at hand are there; q8 lies so in the panel
   Format format;
+  bool from_memory;                  // the weights are used once, as they arrive
   int32_t (*part)[row_tile][lanes];  // two
 
   template <int P>
   void multiply(int64_t g) const {
+    if (from_memory)
+      for (int j = 0; j < 8; ++j) prefetch(group_at(panel, g, format) + stream_ahead + j * 64);
     tile_zero<P>();
     tile_load<2 + P>(x + g * row_tile * group_inputs, group_inputs);
     tile_load<4 + P>(
@@ -168,6 +171,7 @@ inline void spread_groups(const uint8_t* panel, Groups groups, int8_t* spread) {
   const Codebook book(codebook);
   for (int64_t g = groups.begin; g < groups.end; ++g) {
     const uint8_t* from = group_at(panel, g, Format::q4);
+    for (int j = 0; j < 4; ++j) prefetch(from + stream_ahead + j * 64);
     int8_t* to = spread + g * q8_group;
     for (int j = 0; j < 4; ++j) {
       const B both = load_bytes(from + j * 64);
@@ -204,6 +208,7 @@ inline void integer_tiles(const Linear& op, int64_t row, int64_t rows, int64_t p
                                  op.weight + (panel + p) * size,
                                  chunk_of(p),
                                  op.format,
+                                 op.format == Format::q8 && rows <= row_tile,
                                  part};
           if (rows - r <= row_tile / 2) tile.run<row_tile / 2>(sink, r, rows - r, p, range);
           else tile.run<row_tile>(sink, r, rows - r, p, range);
