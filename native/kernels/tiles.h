@@ -5,7 +5,7 @@
 
 namespace ingot::INGOT_ISA {
 
-// Fewer rows are not worth spreading a panel for: the four-way dot products are as fast (measured: docs/why).
+// Fewer rows are not worth spreading a panel for: the four-way dot products are as fast (docs/why/decode-bandwidth.md).
 inline constexpr int64_t tile_rows = 5;
 
 // bf16: R tiles of rows by C panels, whose sums stay in tiles 0 .. R * C - 1 over a chunk of groups.

@@ -70,10 +70,12 @@ def _packed(weight: Weight, fmt: str) -> int:
 
 
 def _workspace(config: Config, tokens: int) -> int:
-    """Floats of the activations alive at once: the widest layer's arrays, and one row of logits for the sampler."""
+    """Floats of the activations alive at once: the widest layer's arrays, the input of its widest matrix
+    rounded, and one row of logits for the sampler."""
     text = config.text
     values = text.linear_num_value_heads * text.linear_value_head_dim
     delta = 3 * text.conv_dim + 3 * values  # u, conv(u), q|k|v; z, o, gated
     attention = 6 * text.num_attention_heads * text.head_dim + 4 * text.num_key_value_heads * text.head_dim
     swiglu = 3 * text.intermediate_size
-    return tokens * (4 * text.hidden_size + max(delta, attention, swiglu)) + 4 * text.vocab_size
+    rounded = max(text.hidden_size, text.intermediate_size, values, text.num_attention_heads * text.head_dim)
+    return tokens * (4 * text.hidden_size + max(delta, attention, swiglu) + rounded) + 4 * text.vocab_size
