@@ -11,23 +11,23 @@
 
 namespace ingot {
 
-inline constexpr int lanes = 16;            // floats in one vector, on every instruction set
-inline constexpr int page_keys = 64;        // keys in a page, and in a block of the softmax
-inline constexpr int conv_channels = 1024;  // channels in one convolution tile: a memory page of a token's row
-inline constexpr int conv_tokens = 16;      // tokens in one convolution tile: its weights are spread once for them
-inline constexpr int conv_max_width = 16;   // taps: bounds the tile's buffer of weights
-inline constexpr int delta_block = 64;      // tokens whose gates, or rows in the fused mixer, are ready at a time
-inline constexpr int linear_panels = 4;     // panels of 16 outputs in one matmul tile of many rows
-inline constexpr int linear_rows = 512;     // rows in one matmul tile
+inline constexpr int lanes = 16;                // floats in one vector, on every instruction set
+inline constexpr int page_keys = 64;            // keys in a page, and in a block of the softmax
+inline constexpr int conv_channels = 1024;      // channels in one convolution tile: a memory page of a token's row
+inline constexpr int conv_tokens = 16;          // tokens in one convolution tile: its weights are spread once for them
+inline constexpr int conv_max_width = 16;       // taps: bounds the tile's buffer of weights
+inline constexpr int delta_block = 64;          // tokens whose gates, or rows in the fused mixer, are ready at a time
+inline constexpr int linear_panels = 4;         // panels of 16 outputs in one matmul tile of many rows
+inline constexpr int linear_rows = 512;         // rows in one matmul tile
 inline constexpr int64_t linear_bytes = 65536;  // weights in a matmul tile of few rows, at least
-inline constexpr int row_tile = 16;         // rows that are rounded together, and that a matrix instruction takes
-inline constexpr int group_inputs = 32;     // inputs that share a scale, and that bf16 sums by themselves
-inline constexpr int attention_rows = 64;   // (token, head) rows in one attention tile
-inline constexpr int pair_rows = 256;       // the same for keys and values in bf16 and q8: widened once for all of them
-inline constexpr int pair_slice = 32;       // of these, rows whose scores stay in L1
-inline constexpr int run_blocks = 16;       // blocks of 64 keys that are combined before the runs are
-inline constexpr int kv_group = 32;         // elements of a key or value in q8 that share a scale
-inline constexpr int choice_block = 64;     // scores of which one maximum is kept
+inline constexpr int row_tile = 16;             // rows that are rounded together, and that a matrix instruction takes
+inline constexpr int group_inputs = 32;         // inputs that share a scale, and that bf16 sums by themselves
+inline constexpr int attention_rows = 64;       // (token, head) rows in one attention tile
+inline constexpr int pair_rows = 256;    // the same for keys and values in bf16 and q8: widened once for all of them
+inline constexpr int pair_slice = 32;    // of these, rows whose scores stay in L1
+inline constexpr int run_blocks = 16;    // blocks of 64 keys that are combined before the runs are
+inline constexpr int kv_group = 32;      // elements of a key or value in q8 that share a scale
+inline constexpr int choice_block = 64;  // scores of which one maximum is kept
 
 enum class Format : int { f32, bf16, q8, q4 };
 enum class KvFormat : int { f32, bf16, q8 };

@@ -26,6 +26,7 @@ LANES = 16  # hardware: floats in one AVX-512 register; every instruction set co
 CACHE_LINE = 64
 Q8_BYTES = reference.GROUP + 2  # of a group in q8: int8 and a bf16 scale
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
+TABLE_ROWS = 16  # of a mapped embedding that are in memory at once
 STORED = {"F32": "f32", "BF16": "bf16"}
 PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
 
@@ -77,8 +78,13 @@ class Embedding:
         self.native = None if head is None else head.native
 
     def rows(self, ids_T: Array) -> Array:
-        """float32 rows of the table."""
-        return replace(self.stored, array=self.stored.array[ids_T]).float32()
+        """float32 rows of the table. What reading them mapped is given back: the system may map 2 MB for a row."""
+        rows_TD = np.empty((len(ids_T), self.shape[1]), np.float32)
+        for first in range(0, len(ids_T), TABLE_ROWS):
+            some = slice(first, first + TABLE_ROWS)
+            rows_TD[some] = replace(self.stored, array=self.stored.array[ids_T[some]]).float32()
+            self.stored.release()
+        return rows_TD
 
     def __call__(self, x_TI: Array) -> Array:
         if self.head is None:
