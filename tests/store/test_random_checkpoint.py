@@ -49,7 +49,7 @@ def test_values_by_role(tmp_path, dtype):
     checkpoint = open_checkpoint(write_random_checkpoint(tmp_path, text_config(tied=False, **BIG), dtype))
     for name, row in checkpoint.table.items():
         values = checkpoint.read(name).float32().astype(np.float64)
-        if row.role in ("matrix", "embedding"):
+        if row.role in ("matrix", "gate", "embedding"):
             assert values.std() == pytest.approx(row.shape[-1] ** -0.5, rel=0.03), name
             assert abs(values.mean()) < 0.05 * values.std(), name
         elif row.role in ("norm", "norm1p"):
