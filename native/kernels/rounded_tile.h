@@ -11,9 +11,8 @@ struct Groups {
   int64_t begin, end;
 };
 
-// Sums of R rows x C panels go on over `groups`. The panels lie w.apart from one another.
-// W: an accumulating kernel, W::multiply<R, C>(row, panel, groups,
-// sum), where place + g * row_tile is the first row's place in Rounded.
+// Sums of R rows x C panels, which lie w.apart from one another, go on over `groups`. W is an accumulating kernel:
+// w.multiply<R, C>(row, panel, groups, sum), row and panel counted from the tile's first.
 template <int R, int C, class W>
 inline void rounded_tile(const W& w, const LinearSink& sink, int64_t row, int64_t panel, Groups groups) {
   V sum[R][C];
