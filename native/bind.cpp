@@ -1,31 +1,13 @@
 // The module ingot._native: checks arguments, releases the GIL, calls the context. No arithmetic here.
 // Every array argument is named and .noconvert(): nanobind would otherwise copy a strided or float64 array, and an
 // in-place update would be lost.
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
-#include <optional>
-
-#include <nanobind/stl/optional.h>
-
-#include "context.h"
-#include "shapes.h"
+#include "bind.h"
 
 namespace ingot {
-namespace {
 
 using namespace nb::literals;
 
-const float* f32(const In& array) { return static_cast<const float*>(array.data()); }
-float* f32(const Out& array) { return static_cast<float*>(array.data()); }
-const int32_t* i32(const In& array) { return static_cast<const int32_t*>(array.data()); }
-
-template <class Body>
-void without_gil(const Body& body) {
-  nb::gil_scoped_release release;
-  body();
-}
+namespace {
 
 constexpr const char* format_names[formats] = {"f32", "bf16", "q8", "q4"};
 
@@ -35,22 +17,43 @@ Format parse_format(const std::string& name) {
   throw std::invalid_argument("fmt is \"" + name + "\", expected f32, bf16, q8 or q4");
 }
 
-// A packed weight: keeps its array alive.
-struct Matrix {
-  In data;
-  Linear op;
+// Pages say their format by their dtype.
+KvFormat kv_format(const Out& keys) {
+  if (keys.dtype() == nb::dtype<uint16_t>()) return KvFormat::bf16;
+  return keys.dtype() == nb::dtype<uint8_t>() ? KvFormat::q8 : KvFormat::f32;
+}
 
-  Matrix(In array, const std::string& format, int64_t outputs, int64_t inputs) : data(std::move(array)), op{} {
-    op.format = parse_format(format);
-    op.outputs = outputs, op.inputs = inputs;
-    Shapes shapes("Matrix");
-    shapes.bind("O", outputs).bind("panel", panel_bytes(op.format, inputs));
-    shapes.is("data", data, "O/16 panel", Kind::uint8);
-    op.weight = static_cast<const uint8_t*>(data.data());
-  }
-};
+}  // namespace
 
-// The integer arrays of Segments that an operation reads.
+Matrix::Matrix(In array, const std::string& format, int64_t outputs, int64_t inputs) : data(std::move(array)), op{} {
+  op.format = parse_format(format);
+  op.outputs = outputs, op.inputs = inputs;
+  Shapes shapes("Matrix");
+  shapes.bind("O", outputs).bind("panel", panel_bytes(op.format, inputs));
+  shapes.is("data", data, "O/16 panel", Kind::uint8);
+  op.weight = static_cast<const uint8_t*>(data.data());
+}
+
+DeltaWeights::DeltaWeights(In q, In k, In v, In log, In bias, In w, int64_t key_dim, float key_scale, float norm_eps)
+    : q_taps(std::move(q)),
+      k_taps(std::move(k)),
+      v_taps(std::move(v)),
+      a_log(std::move(log)),
+      dt_bias(std::move(bias)),
+      norm(std::move(w)),
+      op{} {
+  Shapes shapes("DeltaWeights");
+  shapes.bind("K", key_dim).is("norm", norm, "V").is("A_log", a_log, "H").is("dt_bias", dt_bias, "H");
+  shapes.is("q_taps", q_taps, "G K/16 W 16").is("k_taps", k_taps, "G K/16 W 16").is("v_taps", v_taps, "H V/16 W 16");
+  shapes.divides("G", "H");
+  if (shapes["W"] < 1 || shapes["W"] > conv_max_width) shapes.fail("W is " + std::to_string(shapes["W"]));
+  op.q_taps = f32(q_taps), op.k_taps = f32(k_taps), op.v_taps = f32(v_taps);
+  op.a_log = f32(a_log), op.dt_bias = f32(dt_bias), op.norm = f32(norm);
+  op.heads = shapes["H"], op.key_heads = shapes["G"], op.key_dim = key_dim, op.value_dim = shapes["V"];
+  op.key_scale = key_scale, op.key_eps = 1e-6f, op.norm_eps = norm_eps;
+  op.conv.width = shapes["W"], op.conv.channels = 2 * op.key_heads * key_dim + op.heads * op.value_dim;
+}
+
 Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages) {
   return {i32(offset),
           i32(start),
@@ -59,6 +62,43 @@ Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages
           int64_t(start.shape(0)),
           pages ? int64_t(pages->shape(1)) : 0};
 }
+
+void remember(Shapes& shapes, DeltaMixer& op, const In& offset, const In& start, const In& slot,
+              const std::optional<Out>& tail, const std::optional<Out>& state) {
+  shapes.bind("H", op.heads).bind("K", op.key_dim).bind("V", op.value_dim).bind("C", op.conv.channels);
+  shapes.bind("W-1", op.conv.width - 1).runs(offset, start, shapes["T"]);
+  if (tail) shapes.is("tail", *tail, "slots W-1 C");
+  if (state) shapes.is("state", *state, "slots H V/16 K 16");
+  if (tail || state) shapes.slots(slot, shapes["slots"]);
+  else shapes.is("slot", slot, "S", Kind::int32);
+  op.conv.tail = f32(tail), op.state = f32(state), op.conv.seg = ragged(offset, start, &slot, nullptr);
+}
+
+void remember(Shapes& shapes, Attention& op, const In& offset, const In& start, const In& pages, const Out& keys,
+              const Out& values) {
+  op.heads = shapes["H"], op.kv_heads = shapes["G"], op.size = shapes["E"], op.format = kv_format(keys);
+  const int64_t whole = padded_head(op.size);
+  shapes.bind("F", whole).bind("pairs", whole / 2).bind("groups", whole / kv_group);
+  if (op.format == KvFormat::f32) shapes.is("kv[0]", keys, "pages G E 64").is("kv[1]", values, "pages G 64 E");
+  else if (op.format == KvFormat::bf16)
+    shapes.is("kv[0]", keys, "pages G 4 pairs 16 2", Kind::bf16)
+        .is("kv[1]", values, "pages G F/16 32 16 2", Kind::bf16);
+  else
+    shapes.is("kv[0]", keys, "pages G 4 groups 544", Kind::uint8)
+        .is("kv[1]", values, "pages G groups 2176", Kind::uint8);
+  shapes.runs(offset, start, shapes["T"]).pages(offset, start, pages, shapes["pages"]);
+  op.keys = keys.data(), op.values = values.data(), op.seg = ragged(offset, start, nullptr, &pages);
+}
+
+int64_t rotary_pairs(const Shapes& shapes) {
+  const int64_t size = shapes["E"], pairs = shapes["N"];
+  if (2 * pairs > size)
+    shapes.fail("cos has N = " + std::to_string(pairs) + " pairs; a head of E = " + std::to_string(size) +
+                " dims has room for " + std::to_string(size / 2));
+  return pairs;
+}
+
+namespace {
 
 std::string_view row_dims(const In& x) { return x.ndim() == 3 ? "T H D" : "T D"; }
 int64_t row_count(const Shapes& shapes, const In& x) { return x.ndim() == 3 ? shapes["T"] * shapes["H"] : shapes["T"]; }
@@ -176,10 +216,7 @@ void rope(Context& context, const In& q, const In& k, const In& cos, const In& s
   Shapes shapes("rope");
   shapes.is("q", q, "T H E").is("k", k, "T G E").is("cos", cos, "T N").is("sin", sin, "T N");
   shapes.is("q_out", q_out, "T H E").is("k_out", k_out, "T G E");
-  const int64_t size = shapes["E"], pairs = shapes["N"];
-  if (2 * pairs > size)
-    shapes.fail("cos has N = " + std::to_string(pairs) + " pairs; a head of E = " + std::to_string(size) +
-                " dims has room for " + std::to_string(size / 2));
+  const int64_t size = shapes["E"], pairs = rotary_pairs(shapes);
   const Rope query{f32(q), f32(cos), f32(sin), f32(q_out), shapes["H"], size, pairs};
   const Rope key{f32(k), f32(cos), f32(sin), f32(k_out), shapes["G"], size, pairs};
   without_gil([&] { context.rope(query, key, shapes["T"]); });
@@ -224,75 +261,25 @@ void gated_delta_rule(Context& context, const In& q, const In& k, const In& v, c
   without_gil([&] { context.gated_delta_rule(op); });
 }
 
-// What a linear-attention layer has beside its matrices: keeps its arrays alive.
-struct DeltaWeights {
-  In q_taps, k_taps, v_taps, a_log, dt_bias, norm;
-  DeltaMixer op;
-
-  DeltaWeights(In q, In k, In v, In log, In bias, In w, int64_t key_dim, float key_scale, float norm_eps)
-      : q_taps(std::move(q)),
-        k_taps(std::move(k)),
-        v_taps(std::move(v)),
-        a_log(std::move(log)),
-        dt_bias(std::move(bias)),
-        norm(std::move(w)),
-        op{} {
-    Shapes shapes("DeltaWeights");
-    shapes.bind("K", key_dim).is("norm", norm, "V").is("A_log", a_log, "H").is("dt_bias", dt_bias, "H");
-    shapes.is("q_taps", q_taps, "G K/16 W 16").is("k_taps", k_taps, "G K/16 W 16").is("v_taps", v_taps, "H V/16 W 16");
-    shapes.divides("G", "H");
-    if (shapes["W"] < 1 || shapes["W"] > conv_max_width) shapes.fail("W is " + std::to_string(shapes["W"]));
-    op.q_taps = f32(q_taps), op.k_taps = f32(k_taps), op.v_taps = f32(v_taps);
-    op.a_log = f32(a_log), op.dt_bias = f32(dt_bias), op.norm = f32(norm);
-    op.heads = shapes["H"], op.key_heads = shapes["G"], op.key_dim = key_dim, op.value_dim = shapes["V"];
-    op.key_scale = key_scale, op.key_eps = 1e-6f, op.norm_eps = norm_eps;
-    op.conv.width = shapes["W"], op.conv.channels = 2 * op.key_heads * key_dim + op.heads * op.value_dim;
-  }
-};
-
 void delta_mixer(Context& context, const DeltaWeights& weights, const In& u, const In& z, const In& b, const In& a,
                  const In& offset, const In& start, const In& slot, const std::optional<Out>& tail,
                  const std::optional<Out>& state, const Out& y) {
   DeltaMixer op = weights.op;
   Shapes shapes("delta_mixer");
-  shapes.bind("H", op.heads).bind("K", op.key_dim).bind("V", op.value_dim).bind("C", op.conv.channels);
-  shapes.bind("HV", op.heads * op.value_dim).bind("W-1", op.conv.width - 1);
+  shapes.bind("H", op.heads).bind("C", op.conv.channels).bind("HV", op.heads * op.value_dim);
   shapes.is("u", u, "T C").is("z", z, "T HV").is("b", b, "T H").is("a", a, "T H").is("y", y, "T HV");
-  shapes.runs(offset, start, shapes["T"]);
-  if (tail) shapes.is("tail", *tail, "slots W-1 C");
-  if (state) shapes.is("state", *state, "slots H V/16 K 16");
-  if (tail || state) shapes.slots(slot, shapes["slots"]);
-  else shapes.is("slot", slot, "S", Kind::int32);
-  op.conv.u = f32(u), op.conv.tail = tail ? f32(*tail) : nullptr;
-  op.conv.seg = ragged(offset, start, &slot, nullptr);
-  op.z = f32(z), op.b = f32(b), op.a = f32(a), op.state = state ? f32(*state) : nullptr, op.y = f32(y);
+  remember(shapes, op, offset, start, slot, tail, state);
+  op.conv.u = f32(u), op.z = f32(z), op.b = f32(b), op.a = f32(a), op.y = f32(y);
   without_gil([&] { context.delta_mixer(op); });
-}
-
-// Pages say their format by their dtype.
-KvFormat kv_format(const Out& keys) {
-  if (keys.dtype() == nb::dtype<uint16_t>()) return KvFormat::bf16;
-  return keys.dtype() == nb::dtype<uint8_t>() ? KvFormat::q8 : KvFormat::f32;
 }
 
 void attention(Context& context, const In& q, const In& k, const In& v, const In& offset, const In& start,
                const In& pages, bool causal, const Out& keys, const Out& values, const Out& o) {
   Shapes shapes("attention");
   shapes.is("q", q, "T H E").is("k", k, "T G E").is("v", v, "T G E").is("o", o, "T H E").divides("G", "H");
-  const KvFormat format = kv_format(keys);
-  const int64_t size = shapes["E"], whole = padded_head(size);
-  shapes.bind("F", whole).bind("pairs", whole / 2).bind("groups", whole / kv_group);
-  if (format == KvFormat::f32) shapes.is("kv[0]", keys, "pages G E 64").is("kv[1]", values, "pages G 64 E");
-  else if (format == KvFormat::bf16)
-    shapes.is("kv[0]", keys, "pages G 4 pairs 16 2", Kind::bf16)
-        .is("kv[1]", values, "pages G F/16 32 16 2", Kind::bf16);
-  else
-    shapes.is("kv[0]", keys, "pages G 4 groups 544", Kind::uint8)
-        .is("kv[1]", values, "pages G groups 2176", Kind::uint8);
-  shapes.runs(offset, start, shapes["T"]).pages(offset, start, pages, shapes["pages"]);
-  const Attention op{f32(q),        f32(k), f32(v),      keys.data(),
-                     values.data(), f32(o), shapes["H"], shapes["G"],
-                     size,          format, causal,      ragged(offset, start, nullptr, &pages)};
+  Attention op{};
+  remember(shapes, op, offset, start, pages, keys, values);
+  op.q = f32(q), op.k = f32(k), op.v = f32(v), op.o = f32(o), op.causal = causal;
   without_gil([&] { context.attention(op); });
 }
 
@@ -329,8 +316,9 @@ NB_MODULE(_native, m) {
       .def(nb::init<In, In, In, In, In, In, int64_t, float, float>(), "q_taps"_a.noconvert(), "k_taps"_a.noconvert(),
            "v_taps"_a.noconvert(), "A_log"_a.noconvert(), "dt_bias"_a.noconvert(), "norm"_a.noconvert(), "key_dim"_a,
            "key_scale"_a, "norm_eps"_a);
-  nb::class_<Context>(m, "Context")
-      .def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a = "")
+  nb::class_<Context> context(m, "Context");
+  bind_layers(m, context);
+  context.def(nb::init<int, const std::string&>(), "threads"_a, "isa"_a = "")
       .def_prop_ro("isa", &Context::isa)
       .def_prop_ro("threads", &Context::threads)
       .def("pack", &pack, "weight"_a.noconvert(), "weight_fmt"_a, "data"_a.noconvert(), "fmt"_a)

@@ -137,6 +137,12 @@ void Context::elements(const Elementwise& op, void (*kernel)(const Elementwise&,
             [&](int64_t first, int64_t count) { kernel(op, first, count); });
 }
 
+void Context::add(const float* a, const float* b, float* y, int64_t count) {
+  run_range(pool_, count, tile_floats, [&](int64_t first, int64_t some) {
+    for (int64_t i = first; i < first + some; ++i) y[i] = a[i] + b[i];
+  });
+}
+
 uint64_t Context::read_memory(const uint8_t* data, int64_t size) {
   const int64_t tiles = (size + read_tile - 1) / read_tile;
   std::vector<uint64_t> sums(static_cast<size_t>(tiles));

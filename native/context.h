@@ -9,6 +9,7 @@
 
 #include "choice.h"
 #include "dispatch.h"
+#include "layers.h"
 #include "portable/pack.h"
 #include "portable/read.h"
 #include "portable/rotary.h"
@@ -45,6 +46,8 @@ class Context {
   void gated_delta_rule(const DeltaRule& op);
   void delta_mixer(const DeltaMixer& op);
   void attention(const Attention& op);
+  void delta_layer(DeltaLayer op);
+  void full_layer(FullLayer op);
   int64_t choose(const Choice& op) { return chosen(op, kernels_, pool_); }
 
  private:
@@ -64,9 +67,14 @@ class Context {
     uint8_t* reserve(int64_t bytes);  // aligned to a cache line
   };
 
+  void normalise(const Layer& layer, Rows x, int64_t rows, int64_t size, const float* weight, float* y);
+  void add(const float* a, const float* b, float* y, int64_t count);
+  void swiglu(const Layer& layer);
+
   const Kernels& kernels_;
   ThreadPool pool_;
-  Workspace workspace_;
+  Workspace workspace_;    // of linears
+  Workspace activations_;  // between the operations of a layer
 };
 
 }  // namespace ingot

@@ -12,6 +12,8 @@ inline constexpr int64_t tile_rows = 5;
 struct Bf16Tiles {
   const Linear& op;
   int64_t row, panel;  // first of the matmul tile
+  bool from_memory;    // the weights are used once, as they arrive
+  int64_t apart = 1;   // panels between those of one run
 
   template <int R, int C>
   void run(const LinearSink& sink, int64_t tile, int64_t p, int64_t last_rows, Groups groups) const {
@@ -27,7 +29,8 @@ struct Bf16Tiles {
       constexpr int sum = r * C + c;
       if (sink.fresh) return tile_zero<sum>();
       alignas(64) float part[row_tile][lanes];
-      for (int64_t i = 0; i < rows_of(r); ++i) store(part[i], sink.begin(tile * row_tile + r * row_tile + i, p + c));
+      for (int64_t i = 0; i < rows_of(r); ++i)
+        store(part[i], sink.begin(tile * row_tile + r * row_tile + i, p + c * apart));
       tile_load<sum>(part, 64);
     });
     const int64_t total = op.rounded.groups, size = panel_bytes(op.format, op.inputs);
@@ -39,7 +42,10 @@ struct Bf16Tiles {
       if constexpr (R > 1) tile_load<5>(x + (total + g) * row_tile * group_inputs, 64);
       each_panel<C>([&](auto c) {
         constexpr int at = 6 + c % 2;
-        tile_load<at>(w + c * size + g * 1024, 64);
+        const uint8_t* from = w + c * apart * size + g * 1024;
+        if (from_memory)
+          for (int line = 0; line < 16; ++line) prefetch(from + stream_ahead + line * 64);
+        tile_load<at>(from, 64);
         tile_dot_bf16<c, 4, at>();
         if constexpr (R > 1) tile_dot_bf16<C + c, 5, at>();
       });
@@ -47,10 +53,11 @@ struct Bf16Tiles {
     each_sum<R, C>([&](auto r, auto c) {
       constexpr int sum = r * C + c;
       const int64_t first = tile * row_tile + r * row_tile;
-      if (sink.room(p + c) == lanes) return tile_store<sum>(sink.at(first, p + c), sink.stride * 4);
+      const int64_t at = p + c * apart;
+      if (sink.room(at) == lanes) return tile_store<sum>(sink.at(first, at), sink.stride * 4);
       alignas(64) float part[row_tile][lanes];
       tile_store<sum>(part, 64);
-      for (int64_t i = 0; i < rows_of(r); ++i) sink.end(first + i, p + c, load(part[i]));
+      for (int64_t i = 0; i < rows_of(r); ++i) sink.end(first + i, at, load(part[i]));
     });
   }
 
@@ -73,15 +80,18 @@ struct Bf16Tiles {
 };
 
 inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels) {
-  const Bf16Tiles kernel{op, row, panel};
+  Bf16Tiles kernel{op, row, panel, rows <= row_tile};
   const int64_t groups = op.rounded.groups, tiles = (rows + row_tile - 1) / row_tile;
   const int64_t depth = tiles > 2 ? chunk_groups / 2 : groups, last = rows - (tiles - 1) * row_tile;
   for (int64_t g = 0; g < groups; g += depth) {
     const Groups range{g, g + depth < groups ? g + depth : groups};
     const LinearSink sink = linear_sink(op, row, panel, g == 0);
     int64_t p = 0;
-    if (tiles == 1)
-      for (; p + 4 <= panels; p += 4) kernel.run<1, 4>(sink, 0, p, last, range);
+    if (tiles == 1 && panels >= 4) {  // four long streams from memory
+      for (kernel.apart = panels / 4; p < kernel.apart; ++p) kernel.run<1, 4>(sink, 0, p, last, range);
+      p = 4 * kernel.apart;
+      kernel.apart = 1;
+    }
     for (; p < panels; p += 2) {
       const bool pair = p + 2 <= panels;
       int64_t t = 0;

@@ -72,7 +72,7 @@ def run_ingot(checkpoint: Checkpoint, ops: Any, ids: Sequence[int], chunk: int |
 class Recorder:
     """The op set `ops` with every result written down; `names` maps the id of nodes, leaves and vectors to its path."""
 
-    delta_mixer = attention_mixer = swiglu = None  # a fused part would hide its steps
+    delta_layer = full_layer = delta_mixer = attention_mixer = swiglu = None  # a fused part would hide its steps
 
     def __init__(self, ops: Any, prefix: str) -> None:
         self._ops, self._prefix = ops, prefix

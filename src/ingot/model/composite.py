@@ -16,12 +16,14 @@ def norm(ops: Any, leaf: Any, x: Any) -> Any:
 def composite(body: Callable[..., Any]) -> Callable[..., Any]:
     """`body(ops, w, ...)`, unless the op set brings a fused `ops.<name of body>(w, ...)` of its own.
 
-    A fused version must give what the body gives; the tests hold every override against its default.
+    A fused version must give what the body gives, or NotImplemented, and the body runs; the tests hold every override
+    against its default.
     """
 
     @wraps(body)
     def run(ops: Any, w: Any, *args: Any) -> Any:
         fused = getattr(ops, body.__name__, None)
-        return body(ops, w, *args) if fused is None else fused(w, *args)
+        y = NotImplemented if fused is None else fused(w, *args)
+        return body(ops, w, *args) if y is NotImplemented else y
 
     return run

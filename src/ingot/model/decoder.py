@@ -53,12 +53,14 @@ def trunk(ops: Any, w: Any, ids_T: Any, seg: Any, rotary: Any, pools: Pools | No
     return norm(ops, language_model.norm, x_TD)
 
 
+@composite
 def delta_layer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, pool: Any = None) -> Any:
     """A linear-attention layer: x + mixer(norm(x)), then + mlp(norm(x))."""
     x_TD = x_TD + w.linear_attn(ops, norm(ops, w.input_layernorm, x_TD), seg, pool)
     return x_TD + w.mlp(ops, norm(ops, w.post_attention_layernorm, x_TD))
 
 
+@composite
 def full_layer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, pool: Any = None) -> Any:
     """A full-attention layer: x + mixer(norm(x)), then + mlp(norm(x))."""
     x_TD = x_TD + w.self_attn(ops, norm(ops, w.input_layernorm, x_TD), seg, rotary, pool)

@@ -28,6 +28,8 @@ Q8_BYTES = reference.GROUP + 2  # of a group in q8: int8 and a bf16 scale
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 TABLE_ROWS = 16  # of a mapped embedding that are in memory at once
 STORED = {"F32": "f32", "BF16": "bf16"}
+DELTA_MATRICES = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")  # of a mixer, in its kernel's order
+FULL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj")
 PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
 
 
@@ -276,14 +278,54 @@ class OpSet:
         self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV)
         return o_THV
 
+    def delta_layer(
+        self, w: Any, x_TD: Array, seg: Segments, rotary: Any, pool: tuple[Array, Array] | None = None
+    ) -> Any:
+        """A linear-attention layer in one call; NotImplemented where a matrix is not packed, but a leaf of another
+        kind."""
+        fused = self._layer(w, w.linear_attn, DELTA_MATRICES, _delta_layer)
+        if fused is None:
+            return NotImplemented
+        y_TD = np.empty(x_TD.shape, np.float32)
+        self._context.delta_layer(fused, x_TD, seg.offset, seg.start, seg.slot, *(pool or (None, None)), y_TD)
+        return y_TD
+
+    def full_layer(
+        self,
+        w: Any,
+        x_TD: Array,
+        seg: Segments,
+        rotary: tuple[Array, Array],
+        kv: tuple[Array, Array] | None = None,
+    ) -> Any:
+        """A full-attention layer in one call; NotImplemented as in `delta_layer`."""
+        fused = self._layer(w, w.self_attn, FULL_MATRICES, _full_layer)
+        if fused is None:
+            return NotImplemented
+        y_TD = np.empty(x_TD.shape, np.float32)
+        start, pages = seg.start, seg.pages
+        if kv is None:
+            text = w.config.text
+            kv, start, pages = self._own_pages(seg, text.num_key_value_heads, text.head_dim)
+        self._context.full_layer(fused, x_TD, *rotary, seg.offset, start, pages, seg.causal, *kv, y_TD)
+        return y_TD
+
+    def _layer(self, w: Any, mixer: Any, names: tuple[str, ...], make: Callable[..., Any]) -> Any:
+        """The layer as the kernels hold it, or None; made anew when a leaf was replaced."""
+        mlp = w.mlp
+        leaves = (*[getattr(mixer, name) for name in names], mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        if w.prepared is None or w.prepared[0] != leaves:
+            packed = all(isinstance(leaf, Packed) for leaf in leaves)
+            w.prepared = leaves, make(w, [leaf.native for leaf in leaves]) if packed else None
+        return w.prepared[1]
+
     def delta_mixer(self, w: Any, x_TD: Array, seg: Segments, pool: tuple[Array, Array] | None = None) -> Array:
         """y_TD of one Gated DeltaNet layer: all between its matrices in one sweep; `pool` is updated in place."""
-        if w.prepared is None:
-            w.prepared = _delta_weights(w)
+        small = _delta_weights(w)
         u_TC, z, b_TH, a_TH = self.linears(x_TD, w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
         y = np.empty(z.shape, np.float32)
         runs = (seg.offset, seg.start, seg.slot)
-        self._context.delta_mixer(w.prepared, u_TC, z, b_TH, a_TH, *runs, *(pool or (None, None)), y)
+        self._context.delta_mixer(small, u_TC, z, b_TH, a_TH, *runs, *(pool or (None, None)), y)
         return self.linears(y, w.out_proj)[0]
 
     def swiglu(self, w: Any, x_TD: Array) -> Array:
@@ -303,7 +345,7 @@ class OpSet:
         o_THE = np.empty(q_THE.shape, np.float32)
         start, pages = seg.start, seg.pages
         if kv is None:
-            kv, start, pages = self._own_pages(k_TGE, seg)
+            kv, start, pages = self._own_pages(seg, *k_TGE.shape[1:])
         self._context.attention(q_THE, k_TGE, v_TGE, seg.offset, start, pages, seg.causal, *kv, o_THE)
         return o_THE
 
@@ -314,17 +356,36 @@ class OpSet:
         token: int | None = self._context.choose(scores_Z, temperature, top_k, top_p, min_p, u)
         return token
 
-    def _own_pages(self, k_TGE: Array, seg: Segments) -> tuple[tuple[Array, Array], Array, Array]:
+    def _own_pages(self, seg: Segments, kv_heads: int, head_dim: int) -> tuple[tuple[Array, Array], Array, Array]:
         """Pages for one pass: every run begins at its own page 0 and sees its own keys only."""
         counts = -(-np.diff(seg.offset) // PAGE)
         first = np.cumsum(counts) - counts
         pages = (first[:, None] + np.arange(counts.max(initial=0))[None]).astype(np.int32)
-        kv = self.kv_pool(int(counts.sum()), *k_TGE.shape[1:])
+        kv = self.kv_pool(int(counts.sum()), kv_heads, head_dim)
         return kv, np.zeros_like(seg.start), pages
+
+
+def _delta_layer(w: Any, matrices: list[Any]) -> Any:
+    norms = w.input_layernorm, w.post_attention_layernorm
+    return _native.DeltaLayer(matrices, *_norms(*norms), _delta_weights(w.linear_attn))
+
+
+def _full_layer(w: Any, matrices: list[Any]) -> Any:
+    norms = w.input_layernorm, w.post_attention_layernorm, w.self_attn.q_norm, w.self_attn.k_norm
+    return _native.FullLayer(matrices, *_norms(*norms), w.config.text.head_dim)
+
+
+def _norms(*leaves: Any) -> tuple[list[Array], float, bool]:
+    """Their weights, and what they have in common."""
+    one_plus = leaves[0].one_plus
+    assert all(leaf.one_plus == one_plus for leaf in leaves)
+    return [leaf.weight for leaf in leaves], leaves[0].config.text.rms_norm_eps, one_plus
 
 
 def _delta_weights(w: Any) -> Any:
     """The small leaves of a linear-attention layer as its kernel reads them: taps [heads, dim/16, W, 16]."""
+    if w.prepared is not None:
+        return w.prepared
     text, w_CW = w.config.text, w.conv1d.weight[:, 0]
     key_dim, value_dim = text.linear_key_head_dim, text.linear_value_head_dim
     keys = (len(w_CW) - len(w.A_log) * value_dim) // 2
@@ -335,4 +396,6 @@ def _delta_weights(w: Any) -> Any:
         return np.ascontiguousarray(padded.reshape(len(padded), -1, LANES, rows.shape[1]).swapaxes(2, 3))
 
     parts = taps(w_CW[:keys], key_dim), taps(w_CW[keys : 2 * keys], key_dim), taps(w_CW[2 * keys :], value_dim)
-    return _native.DeltaWeights(*parts, w.A_log, w.dt_bias, w.norm.weight, key_dim, key_dim**-0.5, text.rms_norm_eps)
+    small = w.A_log, w.dt_bias, w.norm.weight
+    w.prepared = _native.DeltaWeights(*parts, *small, key_dim, key_dim**-0.5, text.rms_norm_eps)
+    return w.prepared

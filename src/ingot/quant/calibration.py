@@ -81,7 +81,7 @@ class CalibratedMatrices:
 class _Recorder:
     """An op set that adds up the second moments of what each leaf is applied to."""
 
-    delta_mixer = attention_mixer = swiglu = None  # a fused one would not pass here
+    delta_layer = full_layer = delta_mixer = attention_mixer = swiglu = None  # a fused one would not pass here
 
     def __init__(self, ops: Any) -> None:
         self._ops = ops
