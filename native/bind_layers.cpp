@@ -54,12 +54,9 @@ struct DeltaLayerWeights {
                               bool one_plus, const DeltaMixer& mixer) {
     Shapes shapes("DeltaLayer");
     shapes.bind("C", mixer.conv.channels).bind("HV", mixer.heads * mixer.value_dim).bind("H", mixer.heads);
-    return {shapes,
-            matrices,
-            {"C", "D", "HV", "D", "H", "D", "H", "D", "D", "HV", "F", "D", "F", "D", "D", "F"},
-            std::move(norms),
-            eps,
-            one_plus};
+    return {
+        shapes,           matrices, {"C", "D", "HV", "D", "H", "D", "H", "D", "D", "HV", "F", "D", "F", "D", "D", "F"},
+        std::move(norms), eps,      one_plus};
   }
 };
 
@@ -84,12 +81,8 @@ struct FullLayerWeights {
                               bool one_plus) {
     Shapes shapes("FullLayer");
     if (matrices.size() == 7) shapes.bind("Q", 2 * matrices[3]->op.inputs);
-    return {shapes,
-            matrices,
-            {"Q", "D", "GE", "D", "GE", "D", "D", "HE", "F", "D", "F", "D", "D", "F"},
-            std::move(norms),
-            eps,
-            one_plus};
+    return {shapes,           matrices, {"Q", "D", "GE", "D", "GE", "D", "D", "HE", "F", "D", "F", "D", "D", "F"},
+            std::move(norms), eps,      one_plus};
   }
 };
 

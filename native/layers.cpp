@@ -84,8 +84,8 @@ void Context::full_layer(FullLayer op) {
   linears({applied(op.q, h, tokens, q_gate), applied(op.k, h, tokens, k), applied(op.v, h, tokens, v)});
   normalise(layer, {q_gate, heads, 2 * queries, 2 * dim}, tokens * heads, dim, op.q_norm, q);
   normalise(layer, contiguous(k, kv_heads, dim), tokens * kv_heads, dim, op.k_norm, k_normal);
-  rope({q, op.cos, op.sin, q_turned, heads, dim, op.pairs}, {k_normal, op.cos, op.sin, k_turned, kv_heads, dim, op.pairs},
-       tokens);
+  rope({q, op.cos, op.sin, q_turned, heads, dim, op.pairs},
+       {k_normal, op.cos, op.sin, k_turned, kv_heads, dim, op.pairs}, tokens);
   op.attention.q = q_turned, op.attention.k = k_turned, op.attention.v = v, op.attention.o = q;
   attention(op.attention);
   sigmoid_mul({contiguous(q, heads, dim), {q_gate + dim, heads, 2 * queries, 2 * dim}, q_turned, tokens * heads, dim});

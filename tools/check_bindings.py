@@ -1,4 +1,4 @@
-"""Whether every array argument of `native/bind.cpp` is `.noconvert()`; `python tools/check_bindings.py` exits 1 if not.
+"""Whether every array argument of `native/bind*.cpp` is `.noconvert()`; `python tools/check_bindings.py` exits 1 if not.
 
 Without it nanobind copies a strided or float64 array, and an update in place is lost.
 """
@@ -9,7 +9,7 @@ import re
 import sys
 from pathlib import Path
 
-BIND = Path(__file__).resolve().parent.parent / "native" / "bind.cpp"
+NATIVE = Path(__file__).resolve().parent.parent / "native"
 
 PARAMETERS = re.compile(r"^(?:inline )?[\w:<>]+ (\w+)\(Context& context(?:, )?(.*?)\) \{", re.MULTILINE | re.DOTALL)
 BOUND = re.compile(r'\.def\(\s*"(\w+)",\s*&(\w+)[^,]*(.*?)\)\s*(?=\.def|;)', re.DOTALL)
@@ -45,6 +45,6 @@ def _types(parameters: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    problems = breaches(BIND.read_text(encoding="utf-8"))
+    problems = [p for file in sorted(NATIVE.glob("bind*.cpp")) for p in breaches(file.read_text(encoding="utf-8"))]
     print("\n".join(problems) or "every bound array is .noconvert()")
     sys.exit(bool(problems))

@@ -21,6 +21,8 @@ QUESTIONS = ("What is 17 + 25?", "Who are you?", "What is 8 + 64?", "Hello!", "W
 class PerRow(native.OpSet):
     """Activations rounded to int8 with one scale a row, as the simplest engines do."""
 
+    delta_layer = full_layer = None  # a fused layer would not pass here
+
     def linears(self, x_TI, *leaves):
         scale = np.abs(x_TI).max(1, keepdims=True) / np.float32(127)
         return super().linears(np.rint(x_TI / scale) * scale, *leaves)
