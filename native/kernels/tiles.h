@@ -106,26 +106,50 @@ inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t pane
   }
 }
 
+// Writes one group of a q4 panel as int8; the next ones are asked for.
+inline void spread_group(const Codebook& book, const uint8_t* panel, int64_t g, int8_t* to) {
+  const uint8_t* from = group_at(panel, g, Format::q4);
+  INGOT_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    prefetch(from + stream_ahead + j * 64);
+    const B both = load_bytes(from + j * 64);
+    store_bytes(to + j * 64, book(low_nibbles(both)));
+    store_bytes(to + (j + 4) * 64, book(high_nibbles(both)));
+  }
+}
+
+// Groups that are asked for or spread before the matrix unit needs them, where weights are used once.
+inline constexpr int64_t groups_ahead = 4;
+
 // q8 and q4: one tile of rows against one panel. A group's sums leave their tile while the matrix unit has begun the
 // next group: tiles 0, 1 are sums, 2, 3 rows, 4, 5 weights. Rows up to R are computed; those past the last are padding,
-// whose scales are zeros.
+// whose scales are zeros. Once: the weights are used once, as they arrive from memory, and nobody has spread them.
+template <bool Once>
 struct IntegerTile {
   const int8_t* x;     // [G, 16, 32]
   const float* scale;  // [G, 16]
   const uint8_t* panel;
-  const int8_t* spread;  // q4: [G, 8, 16, 4], of which the groups at hand are there; q8 lies so in the panel
+  int8_t* spread;  // q4: [chunk_groups, 8, 16, 4], group g at g % chunk_groups; q8 lies so in the panel
   Format format;
-  bool from_memory;                  // the weights are used once, as they arrive
+  int64_t groups;
+  const Codebook& book;
   int32_t (*part)[row_tile][lanes];  // two
+
+  int8_t* spread_at(int64_t g) const { return spread + g % chunk_groups * q8_group; }
+  void bring(int64_t g) const {
+    if (format == Format::q4) {
+      if (g < groups) spread_group(book, panel, g, spread_at(g));
+    } else {
+      for (int j = 0; j < 8; ++j) prefetch(group_at(panel, g, format) + stream_ahead + j * 64);
+    }
+  }
 
   template <int P>
   void multiply(int64_t g) const {
-    if (from_memory)
-      for (int j = 0; j < 8; ++j) prefetch(group_at(panel, g, format) + stream_ahead + j * 64);
+    if constexpr (Once) bring(g + groups_ahead);
     tile_zero<P>();
     tile_load<2 + P>(x + g * row_tile * group_inputs, group_inputs);
-    tile_load<4 + P>(
-        format == Format::q8 ? group_at(panel, g, format) : static_cast<const void*>(spread + g * q8_group), 64);
+    tile_load<4 + P>(format == Format::q8 ? group_at(panel, g, format) : static_cast<const void*>(spread_at(g)), 64);
     tile_dot_int8<P, 2 + P, 4 + P>();
   }
   template <int R>
@@ -138,15 +162,17 @@ struct IntegerTile {
 
   // Sums begin at zero or at `from`, and go to `to`: R rows, `stride` floats apart.
   template <int R>
-  void run(const float* from, float* to, int64_t stride, Groups groups) const {
+  void run(const float* from, float* to, int64_t stride, Groups range) const {
     V sum[R];
     INGOT_UNROLL
     for (int r = 0; r < R; ++r) sum[r] = from ? load(from + r * stride) : zero();
-    multiply<0>(groups.begin);
-    multiply<1>(groups.begin + 1);
+    if constexpr (Once)
+      for (int64_t g = 0; g < groups_ahead; ++g) bring(range.begin + g);
+    multiply<0>(range.begin);
+    multiply<1>(range.begin + 1);
     tile_store<0>(part[0], 64);
-    int64_t g = groups.begin + 2;
-    for (; g < groups.end; g += 2) {  // an even number: K is padded to two groups
+    int64_t g = range.begin + 2;
+    for (; g < range.end; g += 2) {  // an even number: K is padded to two groups
       multiply<0>(g);
       tile_store<1>(part[1], 64);
       add(g - 2, 0, sum);
@@ -162,70 +188,90 @@ struct IntegerTile {
   }
 
   template <int R>
-  void run(const LinearSink& sink, int64_t row, int64_t rows, int64_t p, Groups groups) const {
+  void run(const LinearSink& sink, int64_t row, int64_t rows, int64_t p, Groups range) const {
     if (rows >= R && sink.room(p) == lanes) {
       float* y = sink.at(row, p);
       for (int64_t r = 0; r < R; ++r) prefetch_to_write(y + r * sink.stride);
-      return run<R>(sink.fresh ? nullptr : y, y, sink.stride, groups);
+      return run<R>(sink.fresh ? nullptr : y, y, sink.stride, range);
     }
     alignas(64) float edge[R][lanes] = {};  // rows and outputs past the end are computed beside y
     const int64_t count = rows < R ? rows : R;
     for (int64_t r = 0; r < count; ++r) store(edge[r], sink.begin(row + r, p));
-    run<R>(edge[0], edge[0], lanes, groups);
+    run<R>(edge[0], edge[0], lanes, range);
     for (int64_t r = 0; r < count; ++r) sink.end(row + r, p, load(edge[r]));
   }
 };
 
-// Writes groups of a q4 panel as int8.
-inline void spread_groups(const uint8_t* panel, Groups groups, int8_t* spread) {
-  const Codebook book(codebook);
-  for (int64_t g = groups.begin; g < groups.end; ++g) {
-    const uint8_t* from = group_at(panel, g, Format::q4);
-    for (int j = 0; j < 4; ++j) prefetch(from + stream_ahead + j * 64);
-    int8_t* to = spread + g * q8_group;
-    for (int j = 0; j < 4; ++j) {
-      const B both = load_bytes(from + j * 64);
-      store_bytes(to + j * 64, book(low_nibbles(both)));
-      store_bytes(to + (j + 4) * 64, book(high_nibbles(both)));
+// What the tiles of one matmul tile share; configures the matrix unit for as long as it lives.
+template <bool Once>
+struct IntegerTiles {
+  const Linear& op;
+  int64_t row, rows, panel;
+  int8_t* scratch;
+  const Codebook book{codebook};
+  const Tiles configured{configuration(rows)};
+
+  static TileConfig configuration(int64_t rows) {
+    TileConfig config;
+    const int64_t tall = rows <= row_tile / 2 ? row_tile / 2 : row_tile;
+    for (int i = 0; i < 2; ++i) {
+      config.tile(i, tall, 64);
+      config.tile(2 + i, tall, group_inputs);
+      config.tile(4 + i, group_inputs / 4, 64);
+    }
+    return config;
+  }
+
+  // Rows r .. r + 16 against panel p, whose groups are spread in the chunk-th part of the scratch.
+  IntegerTile<Once> at(int64_t r, int64_t p, int64_t chunk) const {
+    const int64_t groups = op.rounded.groups, place = (row + r) / row_tile * groups * row_tile;
+    const auto part = reinterpret_cast<int32_t (*)[row_tile][lanes]>(scratch);
+    int8_t* spread = scratch + sizeof(int32_t) * 2 * row_tile * lanes + chunk * chunk_groups * q8_group;
+    return {static_cast<const int8_t*>(op.rounded.values) + place * group_inputs,
+            op.rounded.scale + place,
+            op.weight + (panel + p) * panel_bytes(op.format, op.inputs),
+            spread,
+            op.format,
+            groups,
+            book,
+            part};
+  }
+  void run(int64_t r, int64_t p, int64_t chunk, Groups range) const {
+    const LinearSink sink = linear_sink(op, row, panel, range.begin == 0);
+    const IntegerTile<Once> tile = at(r, p, chunk);
+    if (rows - r <= row_tile / 2) tile.template run<row_tile / 2>(sink, r, rows - r, p, range);
+    else tile.template run<row_tile>(sink, r, rows - r, p, range);
+  }
+};
+
+// Up to 16 rows: a panel at a time, its groups spread a little before they are multiplied.
+inline void few_rows_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels,
+                           int8_t* scratch) {
+  const IntegerTiles<true> tiles{op, row, rows, panel, scratch};
+  for (int64_t p = 0; p < panels; ++p) tiles.run(0, p, 0, {0, op.rounded.groups});
+}
+
+// Many rows: some panels' chunks are spread once, then every row passes them.
+inline void many_rows_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels,
+                            int8_t* scratch) {
+  const IntegerTiles<false> tiles{op, row, rows, panel, scratch};
+  const int64_t groups = op.rounded.groups;
+  for (int64_t p0 = 0; p0 < panels; p0 += linear_panels) {
+    const int64_t end = p0 + linear_panels < panels ? p0 + linear_panels : panels;
+    for (int64_t g = 0; g < groups; g += chunk_groups) {
+      const Groups range{g, g + chunk_groups < groups ? g + chunk_groups : groups};
+      if (op.format == Format::q4)
+        for (int64_t p = p0; p < end; ++p)
+          for (int64_t i = range.begin; i < range.end; ++i) tiles.at(0, p, p - p0).bring(i);
+      for (int64_t r = 0; r < rows; r += row_tile)  // 16 rows stay near while the panels pass
+        for (int64_t p = p0; p < end; ++p) tiles.run(r, p, p - p0, range);
     }
   }
 }
 
 inline void integer_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels, int8_t* scratch) {
-  TileConfig config;
-  for (int i = 0; i < 2; ++i) {
-    config.tile(i, row_tile, 64);
-    config.tile(2 + i, row_tile, group_inputs);
-    config.tile(4 + i, group_inputs / 4, 64);
-  }
-  const Tiles configured(config);
-  const int64_t size = panel_bytes(op.format, op.inputs), groups = op.rounded.groups;
-  const auto part = reinterpret_cast<int32_t (*)[row_tile][lanes]>(scratch);
-  int8_t* spread = scratch + sizeof(int32_t) * 2 * row_tile * lanes;
-  for (int64_t p0 = 0; p0 < panels; p0 += linear_panels) {
-    const int64_t end = p0 + linear_panels < panels ? p0 + linear_panels : panels;
-    for (int64_t g = 0; g < groups; g += chunk_groups) {
-      const Groups range{g, g + chunk_groups < groups ? g + chunk_groups : groups};
-      const auto chunk_of = [&](int64_t p) { return spread + ((p - p0) * chunk_groups - g) * q8_group; };
-      if (op.format == Format::q4)
-        for (int64_t p = p0; p < end; ++p) spread_groups(op.weight + (panel + p) * size, range, chunk_of(p));
-      const LinearSink sink = linear_sink(op, row, panel, g == 0);
-      for (int64_t r = 0; r < rows; r += row_tile) {  // 16 rows stay near while the panels pass
-        const int64_t place = (row + r) / row_tile * groups * row_tile;
-        for (int64_t p = p0; p < end; ++p) {
-          const IntegerTile tile{static_cast<const int8_t*>(op.rounded.values) + place * group_inputs,
-                                 op.rounded.scale + place,
-                                 op.weight + (panel + p) * size,
-                                 chunk_of(p),
-                                 op.format,
-                                 op.format == Format::q8 && rows <= row_tile,
-                                 part};
-          if (rows - r <= row_tile / 2) tile.run<row_tile / 2>(sink, r, rows - r, p, range);
-          else tile.run<row_tile>(sink, r, rows - r, p, range);
-        }
-      }
-    }
-  }
+  if (rows <= row_tile) few_rows_tiles(op, row, rows, panel, panels, scratch);
+  else many_rows_tiles(op, row, rows, panel, panels, scratch);
 }
 
 }  // namespace ingot::INGOT_ISA

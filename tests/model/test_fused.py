@@ -132,9 +132,7 @@ def test_full_layer_equals_its_body(isa: str, fmt: str, kv: str) -> None:
         first, second = copies(pool), copies(pool)
         want = full_layer.__wrapped__(ops, w, x_TD, seg, rotary, first)
         assert cases.same_bits([ops.full_layer(w, x_TD, seg, rotary, second), *second], [want, *first]), runs
-        assert cases.same_bits(
-            [w(ops, x_TD, seg, rotary)], [full_layer.__wrapped__(ops, w, x_TD, seg, rotary)]
-        ), runs
+        assert cases.same_bits([w(ops, x_TD, seg, rotary)], [full_layer.__wrapped__(ops, w, x_TD, seg, rotary)]), runs
 
 
 def test_a_leaf_of_another_kind_runs_the_body_and_a_new_matrix_is_seen() -> None:
