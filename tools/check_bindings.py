@@ -1,4 +1,4 @@
-"""Whether every array argument in `native/bind*.cpp` is `.noconvert()`; `python tools/check_bindings.py` exits 1 if not.
+"""Whether every array argument in native/bind*.cpp is `.noconvert()`; `python tools/check_bindings.py` exits 1 if not.
 
 Without it nanobind copies a strided or float64 array, and an update in place is lost.
 """
