@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ingot.cli.failure import UsageError
+from ingot.cli.pictures import content
 
 Message = dict[str, Any]
 
@@ -22,15 +24,16 @@ class Conversation:
     thinking: bool | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] | None = None
+    max_pixels: int | None = None  # at which pictures are seen at most
 
     def for_model(self) -> list[Message]:
         """All messages, the system text first."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages]
 
-    def say(self, text: str) -> None:
-        """Add a user's turn."""
-        self.messages.append({"role": "user", "content": text})
+    def say(self, text: str, images: Sequence[str] = ()) -> None:
+        """Add a user's turn, with the pictures in these files."""
+        self.messages.append({"role": "user", "content": content(text, images, self.max_pixels)})
 
     def take_back(self) -> str | None:
         """Remove the last user's turn and everything after it; return its text, None when there is none."""

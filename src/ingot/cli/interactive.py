@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingot.cli import keyboard, slash
+from ingot.cli import keyboard, pictures, slash
 from ingot.cli.answer import Answer, receive
 from ingot.cli.conversation import Conversation
 from ingot.cli.screen import ScreenPainter, call_line, summary_line
@@ -33,6 +33,7 @@ class Session:
     fold: bool = True
     debug: bool = False
     draft: str = ""
+    images: list[str] = field(default_factory=list)  # shown with the next turn
     last: Answer | None = None
     files: set[Path] = field(default_factory=set)
 
@@ -42,10 +43,23 @@ class Session:
 
     def ask(self, text: str) -> None:
         """A user's turn and the model's answer to it; a turn that the model refuses is given back for editing."""
-        self.conversation.say(text)
+        text, dropped = pictures.dragged(text)
+        try:
+            for path in dropped:
+                self.note(pictures.described(self.model, path, self.conversation.max_pixels))
+        except ValueError as error:
+            self._tell(error)
+            self.draft = text
+            return
+        self.images += dropped
+        if not text and self.images:
+            self.note("what about it?")
+            return
+        self.conversation.say(text, self.images)
+        images, self.images = self.images, []
         if not self.answer():
             self.conversation.take_back()
-            self.draft = text
+            self.draft, self.images = text, images
 
     def answer(self) -> bool:
         """The model's next turn, and further ones after tool calls; False when it was refused (and told so)."""
@@ -98,6 +112,8 @@ def converse(load: Callable[[], Any], name: str, conversation: Conversation, arg
     session = Session(model, name, conversation, terminal, reader, args.show_thinking is not False, debug=args.debug)
     terminal.command(f"{introduction(model, name)}\n")
     session.note(HINT)
+    for path in args.image:
+        slash.show(session, path)
     _loop(session)
     return 0
 

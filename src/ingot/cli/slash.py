@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingot.cli import sampling
+from ingot.cli import pictures, sampling
 from ingot.cli.terminal import harmless
 
 if TYPE_CHECKING:
@@ -130,6 +130,13 @@ def _set(session: Session, rest: str) -> None:
     session.note(sampling.described({key: parsed}))
 
 
+def show(session: Session, rest: str) -> None:
+    """A picture for the next turn."""
+    path = str(_path(rest, "image"))
+    session.note(pictures.described(session.model, path, session.conversation.max_pixels))
+    session.images.append(path)
+
+
 def _exit(session: Session, rest: str) -> None:
     """For the table; `run` knows it."""
 
@@ -156,6 +163,7 @@ COMMANDS: dict[str, tuple[Callable[[Session, str], None], str, str]] = {
     "thoughts": (_thoughts, "", "show the reasoning of the last answer"),
     "regen": (_regen, "", "answer the last message again"),
     "edit": (_edit, "", "take back the last message and edit it"),
+    "image": (show, "FILE", "show a picture with the next message; or drop a file on the terminal"),
     "save": (_save, "FILE", "write the messages as JSON"),
     "load": (_load, "FILE", "go on with saved messages"),
     "params": (_params, "", "show the sampling parameters that are set"),
