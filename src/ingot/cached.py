@@ -47,7 +47,8 @@ def weights_of(
     calibration: Calibration | None = None,
     component: str = "text",
 ) -> Weights:
-    """The tree of one component of `checkpoint` with matrices in `fmt`, q4 ones rounded for the prompts of `calibration` if given.
+    """The tree of one component of `checkpoint` with matrices in `fmt`, q4 ones rounded for the prompts of
+    `calibration` if given.
 
     `cache` is a directory, True (the user's, where it is worth it) or False. Where the cache cannot be written the
     weights are packed into memory, with a warning.

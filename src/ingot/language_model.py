@@ -77,9 +77,9 @@ class LanguageModel:
     ) -> Prompt:
         """The token ids and positions of a text (as it is) or of messages (rendered by the checkpoint's chat template).
 
-        thinking None keeps the template's default; `variables` go to the template. Messages may hold pictures and videos,
-        as content parts {"type": "image", "image": path, bytes, PIL image or array}, OpenAI's image_url with a path or
-        data: URL, or {"type": "video", "video": list of frames, "fps": 2}; each may have "max_pixels". Control tokens written in the text
+        thinking None keeps the template's default; `variables` go to the template. Messages may hold pictures, as
+        content parts {"type": "image", "image": path, bytes, PIL image or array} or OpenAI's image_url with a path or
+        data: URL, and videos, {"type": "video", "video": list of frames, "fps": 2}. Control tokens written in the text
         are control tokens, as everywhere in this ecosystem.
         """
         tokenizer = self._tokenizer()

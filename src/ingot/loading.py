@@ -77,7 +77,9 @@ def load(
     preprocessor = None if vision is None else Preprocessor.from_directory(path, vision)
 
     def load_vision() -> Any:
-        return weights_of(checkpoint, ops, held_as("matrix", fmt, "vision"), place, None, None, "vision").root.model.visual
+        return weights_of(
+            checkpoint, ops, held_as("matrix", fmt, "vision"), place, None, None, "vision"
+        ).root.model.visual
 
     vocabulary = tokenizer.vocab_size if tokenizer else None
     engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if vision else None)

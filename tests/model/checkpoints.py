@@ -98,7 +98,7 @@ def save_seeing_checkpoint(path: Path, seed: int, vision: dict[str, Any] | None 
     vocabulary = write_small_tokenizer(path)
     first = vocabulary - len(ADDED_TOKENS)
     ids = {token.content: first + number for number, token in enumerate(ADDED_TOKENS)}
-    text = draw_text_config(seed) | {"vocab_size": vocabulary + r.randrange(9)}
+    text = draw_text_config(seed) | {"vocab_size": vocabulary}
     heads, patch = r.choice([2, 3]), r.choice([4, 6])
     tower = {
         "depth": r.choice([2, 3]),
@@ -123,13 +123,19 @@ def save_seeing_checkpoint(path: Path, seed: int, vision: dict[str, Any] | None 
         with torch.no_grad():
             if "norm" in name or name.endswith("bias"):
                 parameter += 0.3 * torch.randn_like(parameter)
-            elif parameter.dim() >= 2:
+            elif parameter.dim() in (2, 5):
                 parameter.normal_(0, parameter[0].numel() ** -0.5)
     model.save_pretrained(path)
-    shared = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    shared = {
+        "patch_size": patch,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     image = {"size": {"shortest_edge": 16 * patch**2, "longest_edge": 400 * patch**2}} | shared
     video = {"size": {"shortest_edge": 16 * patch**2, "longest_edge": 900 * patch**2}} | shared
     (path / "preprocessor_config.json").write_text(json.dumps(image))
     (path / "video_preprocessor_config.json").write_text(json.dumps(video))
-    (path / "chat_template.jinja").write_text(TEMPLATES["0.8B_2B"] if "0.8B_2B" in TEMPLATES else next(iter(TEMPLATES.values())))
+    (path / "chat_template.jinja").write_text(TEMPLATES["0.8B_2B"])
     return path

@@ -109,13 +109,15 @@ def reference_ids(path: Any, config: Any, images: list[np.ndarray], thinking: bo
     tokenizer = AutoTokenizer.from_pretrained(path)
     template = (path / "chat_template.jinja").read_text()
     text = tokenizer.apply_chat_template(
-        conversation(images), chat_template=template, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        conversation(images),
+        chat_template=template,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=thinking,
     )
     pieces = text.split("<|image_pad|>")
     counts = (grids.prod(-1) // 4).tolist()
-    whole = pieces[0] + "".join(
-        "<|image_pad|>" * n + piece for n, piece in zip(counts, pieces[1:], strict=True)
-    )
+    whole = pieces[0] + "".join("<|image_pad|>" * n + piece for n, piece in zip(counts, pieces[1:], strict=True))
     ids = torch.tensor([tokenizer(whole, add_special_tokens=False)["input_ids"]])
     return ids, (ids == config.image_token_id).int()
 

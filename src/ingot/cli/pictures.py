@@ -21,8 +21,8 @@ def content(text: str, images: Sequence[str], max_pixels: int | None = None) -> 
 
 
 def dragged(line: str) -> tuple[str, list[str]]:
-    """The line without the names of picture files that are there, and these: a terminal types the name of a file that is
-    dropped on it, in quotes or with backslashes."""
+    """The line without the names of picture files that are there, and these: a terminal types the name of a file that
+    is dropped on it, in quotes or with backslashes."""
     if not any(suffix in line.lower() for suffix in SUFFIXES):
         return line, []
     try:

@@ -18,7 +18,7 @@ from ingot.model.vision import merger, vision_attention, vision_block, vision_ml
 from ingot.spec import Config, Weight, weights_table
 from ingot.spec.formats import MATRIX_ROLES, held_as
 
-GRAPH = {
+GRAPH: dict[str, Callable[..., Any]] = {
     "linear_attn": delta_mixer,
     "self_attn": attention_mixer,
     "mlp": swiglu,

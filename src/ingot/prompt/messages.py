@@ -1,8 +1,8 @@
 """OpenAI-style messages and tools, checked and brought to the one form that chat templates take.
 
-Out: role is system, user, assistant or tool; content is a str, or a list of parts where there are pictures; the arguments of tool calls are dicts; reasoning is in
-both `reasoning_content` and `reasoning`. The caller's objects are copied, never changed. Errors name the place:
-`messages[2].tool_calls[0].function.arguments`.
+Out: role is system, user, assistant or tool; content is a str, or a list of parts where there are pictures; the
+arguments of tool calls are dicts; reasoning is in both `reasoning_content` and `reasoning`. The caller's objects are
+copied, never changed. Errors name the place: `messages[2].tool_calls[0].function.arguments`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def expand(
         parts.append(np.asarray(piece, np.int32))
         length += len(piece)
 
-    for place, picture in zip(places, pictures, strict=True):
+    for place, picture in zip(places.tolist(), pictures, strict=True):
         bare = picture.is_video and not video_wrapper
         put(ids[last : place - 1 if bare else place])
         last = place + (2 if bare else 1)

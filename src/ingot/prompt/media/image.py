@@ -42,9 +42,7 @@ def open_image(source: Any) -> Array:
 
 def _from_array(array: Array) -> Array:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(
-            f"an image is {array.dtype} {array.shape}; uint8 [H, W], [H, W, 3] or [H, W, 4] is needed"
-        )
+        raise ValueError(f"an image is {array.dtype} {array.shape}; uint8 [H, W], [H, W, 3] or [H, W, 4] is needed")
     _check_size(array.shape[1], array.shape[0], "the image")
     rgb = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array[:, :, :3]
     return np.ascontiguousarray(rgb)
@@ -80,23 +78,33 @@ def _decoded(data: bytes, name: str) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # we have limits of our own
             image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(*image.size, name)
-            return _pixels(image, name)
     except UnidentifiedImageError:
         known = ", ".join(FORMATS)
-        raise ValueError(f"{name} is not an image that Ingot reads ({known})" + _hint(data)) from None
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is damaged or cut short: {str(error).splitlines()[0] or 'it ends early'}") from None
+        raise ValueError(f"{name} is not an image that Ingot reads ({known}){_hint(data)}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has more pixels than {MAX_PIXELS:,}, which are the most") from None
+    except Exception as error:  # whatever a decoder makes of hostile bytes
+        raise _damaged(name, error) from None
+    return _pixels(image, name)
 
 
 def _pixels(image: Any, name: str) -> Array:
     from PIL import ImageOps
 
-    _check_size(*image.size, name)
-    if image.mode.startswith("I"):  # 16 bits a channel; PIL would clip at 255
-        grey = np.asarray(image).astype(np.int64)
-        return _from_array((np.clip(grey, 0, 65535) // 257).astype(np.uint8))
-    return np.ascontiguousarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    width, height = image.size
+    _check_size(width, height, name)
+    try:
+        if image.mode.startswith("I"):  # 16 bits a channel; PIL would clip at 255
+            grey = np.asarray(image).astype(np.int64)
+            return _from_array((np.clip(grey, 0, 65535) // 257).astype(np.uint8))
+        return np.ascontiguousarray(ImageOps.exif_transpose(image).convert("RGB"), np.uint8)
+    except Exception as error:
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    lines = str(error).splitlines()
+    return ValueError(f"{name} is damaged or cut short: {lines[0] if lines else type(error).__name__}")
 
 
 def _check_size(width: int, height: int, name: str) -> None:
@@ -107,11 +115,17 @@ def _check_size(width: int, height: int, name: str) -> None:
 
 
 def _hint(data: bytes) -> str:
-    kinds = {b"%PDF": "a PDF", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"<svg": "an SVG", b"<!DO": "a web page",
-             b"<htm": "a web page", b"version https://git-lfs": "a Git LFS pointer"}
-    kinds |= {data[:0] + b"": ""} if not data else {}
+    kinds = {
+        b"%PDF": "a PDF",
+        b"II*\0": "a TIFF",
+        b"MM\0*": "a TIFF",
+        b"<svg": "an SVG",
+        b"<!DO": "a web page",
+        b"<htm": "a web page",
+        b"version https://git-lfs": "a Git LFS pointer",
+    }
     for start, what in kinds.items():
-        if start and data.startswith(start):
+        if data.startswith(start):
             return f"\nhint: it is {what}"
     if data[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftypavif"):
         return "\nhint: it is a HEIC or AVIF picture; save it as JPEG or PNG"

@@ -91,7 +91,11 @@ class Preprocessor:
             tuple(image.get("image_mean", (0.5, 0.5, 0.5))),
             tuple(image.get("image_std", (0.5, 0.5, 0.5))),
         )
-        for name, own in (("patch_size", made.patch), ("merge_size", made.merge), ("temporal_patch_size", made.temporal)):
+        for name, own in (
+            ("patch_size", made.patch),
+            ("merge_size", made.merge),
+            ("temporal_patch_size", made.temporal),
+        ):
             if image.get(name, own) != own:
                 raise ValueError(f"preprocessor_config.json: {name} is {image[name]!r}; the vision tower has {own}")
         return made
@@ -104,7 +108,7 @@ class Preprocessor:
     def image(self, pixels: Array, max_pixels: int | None = None) -> Picture:
         """The picture of uint8 [H, W, 3], seen with `max_pixels` at most."""
         low, high = _bounded(self.image_pixels, max_pixels, self.factor)
-        height, width = image_size(*pixels.shape[:2], self.factor, low, high)
+        height, width = image_size(pixels.shape[0], pixels.shape[1], self.factor, low, high)
         return Picture(_resized(pixels, height, width)[None], self._grid(1, height, width), self)
 
     def video(self, frames: Sequence[Array], seconds: Sequence[float], max_pixels: int | None = None) -> Picture:
@@ -113,7 +117,8 @@ class Preprocessor:
         if len(frames) < self.temporal:
             raise ValueError(f"the video has {len(frames)} frames; {self.temporal} are needed")
         low, high = _bounded(self.video_pixels, max_pixels, self.factor)
-        height, width = video_size(len(frames), *frames[0].shape[:2], self.factor, self.temporal, low, high)
+        height, width = frames[0].shape[:2]
+        height, width = video_size(len(frames), height, width, self.factor, self.temporal, low, high)
         whole = -(-len(frames) // self.temporal) * self.temporal
         index = np.minimum(np.arange(whole), len(frames) - 1)
         resized = [_resized(frame, height, width) for frame in frames]

@@ -30,7 +30,9 @@ def video_size(
 
 def _check_aspect(what: str, height: int, width: int) -> None:
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(f"the {what} is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other at most")
+        raise ValueError(
+            f"the {what} is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other at most"
+        )
 
 
 def _fit(
