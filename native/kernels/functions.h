@@ -45,8 +45,8 @@ inline V gelu_tanh(V x) {
   return x * sigmoid(all(1.5957691216f) * (x + all(0.044715f) * cube));
 }
 
-// The normal distribution's tail beyond x >= 0: t exp(g(t) - x^2 / 2) / 2 with t = 1 / (1 + x / sqrt(8)). The polynomial is
-// within 2e-7 of g, so is the tail of itself (but for the rounding of a large x^2).
+// The normal distribution's tail beyond x >= 0: t exp(g(t) - x^2 / 2) / 2 with t = 1 / (1 + x / sqrt(8)). The
+// polynomial is within 2e-7 of g, so is the tail of itself (but for the rounding of a large x^2).
 inline V normal_tail(V x) {
   const V t = all(1.0f) / (all(1.0f) + x * all(0.35355339f));
   V g = all(0.18207152f);
