@@ -227,7 +227,7 @@ class LanguageModel:
         try:
             if medium.kind == "image":
                 return self.preprocessor.image(open_image(medium.source), medium.max_pixels)
-            frames = [open_image(frame) for frame in medium.source]
+            frames = [open_image(frame) for frame in _frames(medium.source)]
             seconds = [i / (medium.fps or 24.0) for i in range(len(frames))]
             return self.preprocessor.video(frames, seconds, medium.max_pixels)
         except ValueError as error:
@@ -259,6 +259,14 @@ class LanguageModel:
                 f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
             )
         return self.tokenizer
+
+
+def _frames(source: Any) -> Any:
+    if isinstance(source, Sequence | np.ndarray) and not isinstance(source, str | bytes):
+        return source
+    raise ValueError(
+        f"a video is a {type(source).__name__}; a list of frames is needed, for Ingot opens no video files"
+    )
 
 
 def _text_positions(tokens: int) -> np.ndarray:

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ingot.cli import sampling
+from ingot.cli import pictures, sampling
 from ingot.cli.conversation import Conversation, read_tools
 from ingot.cli.failure import Parser, UsageError
-from ingot.cli.pictures import close_name
 from ingot.cli.terminal import Terminal
 
 NUGGET = "nugget: sums to 999, greetings. A real assistant: ingot chat Qwen/Qwen3.5-0.8B"  # one line of 80 columns
@@ -85,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = _prompt(args.prompt)
     if prompt is None:
         _check_interactive(args)
+    images = _opened(args) if prompt is not None else []
     if is_nugget(args.model):
         Terminal(sys.stderr).dim(NUGGET + "\n")
     name = args.model or "nugget"
@@ -94,8 +94,11 @@ def run(args: argparse.Namespace) -> int:
         return converse(lambda: load_model(args), name, conversation, args)
     from ingot.cli.one_shot import answer_once
 
-    conversation.say(prompt, args.image)
-    return answer_once(load_model(args), name, conversation, args.show_thinking, args.json)
+    conversation.say(prompt, images)
+    model = load_model(args)
+    if images:
+        pictures.check_sees(model)
+    return answer_once(model, name, conversation, args.show_thinking, args.json)
 
 
 def is_nugget(model: str | None) -> bool:
@@ -187,8 +190,21 @@ def _check_pictures(args: argparse.Namespace) -> None:
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels is {args.max_pixels}; a positive number of pixels is needed")
     for path in args.image:
-        if not Path(path).is_file():
-            raise UsageError(f"--image {path}: there is no such file" + close_name(Path(path)))
+        try:
+            pictures.check_is_there(path)
+        except OSError as error:
+            raise UsageError(f"--image {error}") from None
+
+
+def _opened(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The parts of --image, decoded: a damaged file is told before a model is loaded."""
+    if not args.image:
+        if args.max_pixels is not None:
+            raise UsageError("--max-pixels is given without a picture\nhint: --image FILE shows one")
+        return []
+    from ingot.prompt.media import open_image
+
+    return [pictures.part(open_image(path), args.max_pixels) for path in args.image]
 
 
 def _check_interactive(args: argparse.Namespace) -> None:

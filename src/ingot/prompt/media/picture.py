@@ -116,6 +116,9 @@ class Preprocessor:
         temporal patch."""
         if len(frames) < self.temporal:
             raise ValueError(f"the video has {len(frames)} frames; {self.temporal} are needed")
+        if len(sizes := sorted({frame.shape[:2] for frame in frames})) > 1:
+            (height, width), (other, wide) = sizes[:2]
+            raise ValueError(f"the video has frames of {width} x {height} and {wide} x {other} pixels; give one size")
         low, high = _bounded(self.video_pixels, max_pixels, self.factor)
         height, width = frames[0].shape[:2]
         height, width = video_size(len(frames), height, width, self.factor, self.temporal, low, high)
