@@ -13,11 +13,12 @@ from ingot.store import write_random_checkpoint
 FIRST_ADDED_ID = 248_044  # of the official vocabulary: <|endoftext|>
 
 
-def official_shape(size: str, directory: Path) -> Path:
-    """`directory`/`size` with the official configuration, random bf16 weights and a tokenizer; made once."""
-    place = directory / size
+def official_shape(size: str, directory: Path, vision: bool = False) -> Path:
+    """`directory`/`size` with the official configuration, random bf16 weights and a tokenizer; made once. With `vision`
+    a tower too, in a directory of its own."""
+    place = directory / (f"{size}-vision" if vision else size)
     if not (place / "tokenizer_config.json").is_file():  # written last
-        write_random_checkpoint(place, official(size), mtp=False)
+        write_random_checkpoint(place, official(size), mtp=False, vision=vision)
         write_tokenizer(place)
     return place
 

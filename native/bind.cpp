@@ -141,6 +141,16 @@ void rms_norm(Context& context, const In& x, const In& w, float eps, bool one_pl
   without_gil([&] { context.rms_norm(op); });
 }
 
+void layer_norm(Context& context, const In& x, const In& w, const In& b, float eps, const Out& y) {
+  Shapes shapes("layer_norm");
+  Norm op{};
+  op.x = shapes.rows("x", x, row_dims(x));
+  shapes.is("w", w, "D").is("b", b, "D").is("y", y, row_dims(x));
+  op.weight = f32(w), op.bias = f32(b), op.y = f32(y), op.eps = eps;
+  op.rows = row_count(shapes, x), op.size = shapes["D"];
+  without_gil([&] { context.layer_norm(op); });
+}
+
 void gated_rms_norm(Context& context, const In& o, const In& z, const In& w, float eps, const Out& y) {
   Shapes shapes("gated_rms_norm");
   Norm op{};
@@ -326,11 +336,15 @@ NB_MODULE(_native, m) {
       .def("linears", &linears, "x"_a.noconvert(), "leaves"_a, "y"_a.noconvert(),
            "gate"_a.noconvert().none() = nb::none())
       .def("rms_norm", &rms_norm, "x"_a.noconvert(), "w"_a.noconvert(), "eps"_a, "one_plus"_a, "y"_a.noconvert())
+      .def("layer_norm", &layer_norm, "x"_a.noconvert(), "w"_a.noconvert(), "b"_a.noconvert(), "eps"_a,
+           "y"_a.noconvert())
       .def("gated_rms_norm", &gated_rms_norm, "o"_a.noconvert(), "z"_a.noconvert(), "w"_a.noconvert(), "eps"_a,
            "y"_a.noconvert())
       .def("l2_norm", &l2_norm, "x"_a.noconvert(), "scale"_a, "eps"_a, "y"_a.noconvert())
       .def("silu_mul", &silu_mul, "gate"_a.noconvert(), "up"_a.noconvert(), "y"_a.noconvert())
       .def("sigmoid_mul", &sigmoid_mul, "o"_a.noconvert(), "gate"_a.noconvert(), "y"_a.noconvert())
+      .def("gelu_tanh", &apply<&Context::gelu_tanh>, "x"_a.noconvert(), "y"_a.noconvert())
+      .def("gelu", &apply<&Context::gelu>, "x"_a.noconvert(), "y"_a.noconvert())
       .def("exp", &apply<&Context::exp>, "x"_a.noconvert(), "y"_a.noconvert())
       .def("sigmoid", &apply<&Context::sigmoid>, "x"_a.noconvert(), "y"_a.noconvert())
       .def("softplus", &apply<&Context::softplus>, "x"_a.noconvert(), "y"_a.noconvert())

@@ -32,10 +32,13 @@ class Context {
   uint64_t read_memory(const uint8_t* data, int64_t size);  // the sum of its words: memory read, nothing else done
   void linears(std::vector<Linear> ops);                    // one parallel region; all of the same x
   void rms_norm(const Norm& op) { rows(op, kernels_.rms_norm); }
+  void layer_norm(const Norm& op) { rows(op, kernels_.layer_norm); }
   void gated_rms_norm(const Norm& op) { rows(op, kernels_.gated_rms_norm); }
   void l2_norm(const Norm& op) { rows(op, kernels_.l2_norm); }
   void silu_mul(const Elementwise& op) { elements(op, kernels_.silu_mul); }
   void sigmoid_mul(const Elementwise& op) { elements(op, kernels_.sigmoid_mul); }
+  void gelu_tanh(const Elementwise& op) { elements(op, kernels_.gelu_tanh); }
+  void gelu(const Elementwise& op) { elements(op, kernels_.gelu); }
   void exp(const Elementwise& op) { elements(op, kernels_.exp); }
   void sigmoid(const Elementwise& op) { elements(op, kernels_.sigmoid); }
   void softplus(const Elementwise& op) { elements(op, kernels_.softplus); }

@@ -104,6 +104,7 @@ struct Rows {
 struct Norm {
   Rows x, gate;         // [rows, size]; gate only where there is one
   const float* weight;  // [size] or null
+  const float* bias;    // [size]; of layer_norm
   float* y;             // contiguous
   int64_t rows, size;
   float eps, scale;
@@ -175,10 +176,13 @@ struct Kernels {
   void (*linear)(const Linear&, int64_t row, int64_t rows, int64_t panel, int64_t panels, void* scratch);
   void (*quantise)(const Unpacked&, int64_t panel, Format, uint8_t* to);  // to: the panel's own bytes
   void (*rms_norm)(const Norm&, int64_t row, int64_t rows);
+  void (*layer_norm)(const Norm&, int64_t row, int64_t rows);
   void (*gated_rms_norm)(const Norm&, int64_t row, int64_t rows);
   void (*l2_norm)(const Norm&, int64_t row, int64_t rows);
   void (*silu_mul)(const Elementwise&, int64_t row, int64_t rows);
   void (*sigmoid_mul)(const Elementwise&, int64_t row, int64_t rows);
+  void (*gelu_tanh)(const Elementwise&, int64_t row, int64_t rows);
+  void (*gelu)(const Elementwise&, int64_t row, int64_t rows);
   void (*rope)(const Rope&, int64_t token, int64_t tokens);
   void (*delta_gates)(const DeltaGates&, int64_t token, int64_t tokens);
   // tile.head: a group of conv_channels channels. scratch: conv_channels * W floats.

@@ -19,7 +19,7 @@ RULES = {
     "spec": "",
     "memory": "",
     "store": "spec numpy ~huggingface_hub",
-    "prompt": "spec numpy tokenizers jinja2",
+    "prompt": "spec numpy tokenizers jinja2 ~PIL",
     "ops": "numpy",
     "ops.native": "ops spec _native numpy",
     "ops.autograd": "ops numpy torch",

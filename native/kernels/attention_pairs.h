@@ -56,66 +56,85 @@ struct PairScratch {
   }
 };
 
-struct PairScores {
-  float* scores;
-  void end(int64_t row, int64_t panel, V sum) const { store(scores + row * page_keys + panel * lanes, sum); }
-};
-
-// o <- keep o + add (this block's weighted values); the first block is taken as it is.
-struct PairValues {
-  const PairScratch* at;
-  int64_t row0;
-  bool first;
-
-  void end(int64_t row, int64_t panel, V sum) const {
-    float* o = at->run.o + (row0 + row) * at->run.size + panel * lanes;
-    if (first) return store(o, sum);
-    store(o, fma(sum, all(at->add[row]), load(o) * all(at->keep[row])));
-  }
-};
-
-// The running softmax of a row takes one of (top, total): how much what it had and what comes now count, in keep, add.
-inline void take_share(const Softmax& into, int64_t row, float top, float total, float* keep, float* add) {
-  const float higher = into.top[row] > top ? into.top[row] : top;
-  alignas(64) float shift[lanes] = {into.top[row] - higher, top - higher};
-  store(shift, power_of_two(load(shift)));
-  *keep = shift[0];
-  *add = shift[1];
-  into.total[row] = into.total[row] * shift[0] + total * shift[1];
-  into.top[row] = higher;
+// The running softmax of up to 16 rows takes (top, total): how much what it had and what comes now count, in keep, add.
+inline void take_shares(const Softmax& into, int64_t row, int n, V top, V total, V* keep, V* add) {
+  const V before = load_part(into.top + row, n), higher = if_greater(before, top, before, top);
+  *keep = power_of_two(before - higher);
+  *add = power_of_two(top - higher);
+  store_part(into.total + row, load_part(into.total + row, n) * *keep + total * *add, n);
+  store_part(into.top + row, higher, n);
 }
 
-// Scores of row `row` of a slice become probabilities of its first `limit` keys; then the run takes the block's share.
-inline void soften_pairs(const PairScratch& at, int64_t row0, int64_t row, int limit, bool first) {
-  const float* s = at.scores + row * page_keys;
-  Left* p = at.p + row * page_keys;
+// A probability as bf16: rounded to 8 bits, zero below 2^-56 (pairs.h says why). NaN stays NaN.
+inline V round_probability(V x) {
+  const V wide = x * all(65537.0f);
+  const V nearest = wide - (wide - x);
+  return if_greater(all(1.3877788e-17f), x, zero(), nearest);
+}
+
+// Scores of some rows become probabilities of their first `limit(row)` keys; All says that every row sees all.
+template <bool All, class Limit>
+inline void soften_rows(const PairScratch& at, int64_t rows, const Limit& limit, float* top, float* total) {
   const V least = all(-3.40282347e38f);
-  V part[4];
-  for (int i = 0; i < 4; ++i) part[i] = first_lanes(load(s + i * lanes), limit - i * lanes, least);
-  const float top = max(max(max(part[0], part[1]), max(part[2], part[3])));
-  for (int i = 0; i < 4; ++i) {
-    part[i] = first_lanes(to_bf16(power_of_two(part[i] - all(top))), limit - i * lanes, zero());
-    store_bf16(p + i * lanes, part[i]);
-  }
-  const float total = sum((part[0] + part[1]) + (part[2] + part[3]));
-  if (first) {
-    at.run.top[row0 + row] = top;
-    at.run.total[row0 + row] = total;
-  } else {
-    take_share(at.run, row0 + row, top, total, at.keep + row, at.add + row);
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* s = at.scores + row * page_keys;
+    Left* p = at.p + row * page_keys;
+    const int seen = All ? page_keys : int(limit(row));
+    V part[4];
+    INGOT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      part[i] = load(s + i * lanes);
+      if constexpr (!All) part[i] = first_lanes(part[i], seen - i * lanes, least);
+    }
+    top[row] = max(max(max(part[0], part[1]), max(part[2], part[3])));
+    const V highest = all(top[row]);
+    INGOT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      part[i] = round_probability(power_of_two(part[i] - highest));
+      if constexpr (!All) part[i] = first_lanes(part[i], seen - i * lanes, zero());
+      store_bf16(p + i * lanes, part[i]);
+    }
+    total[row] = sum((part[0] + part[1]) + (part[2] + part[3]));
   }
 }
 
 // Rows row0 .. row1 of a tile (at most pair_slice) take one block, of which they see `limit(row)` keys.
-template <class Limit>
+template <bool All, class Limit>
 inline void attend_slice(const Attention& op, const PairScratch& at, const KvBlock& block, int64_t row0, int64_t row1,
                          const Limit& limit, bool first) {
-  const int64_t size = padded_head(op.size), most = limit(row1 - 1);
-  multiply_pairs(at.q + row0 * size, size, row1 - row0, block.keys, size * lanes, (most + lanes - 1) / lanes,
-                 size / group_inputs, PairScores{at.scores});
-  for (int64_t row = row0; row < row1; ++row) soften_pairs(at, row0, row - row0, int(limit(row)), first);
-  multiply_pairs(at.p, page_keys, row1 - row0, block.values, page_keys * lanes, size / lanes,
-                 (most + group_inputs - 1) / group_inputs, PairValues{&at, row0, first});
+  const int64_t size = padded_head(op.size), most = limit(row1 - 1), rows = row1 - row0;
+  const PairSums sums{at.scores, page_keys};
+  multiply_pairs(at.q + row0 * size, size, rows, block.keys, size * lanes, (most + lanes - 1) / lanes,
+                 size / group_inputs, sums);
+  alignas(64) float top[pair_slice], total[pair_slice];
+  soften_rows<All>(at, rows, [&](int64_t row) { return limit(row0 + row); }, top, total);
+  each_vector(rows, [&](int64_t row, int n) {  // the first block is taken as it is
+    if (first) {
+      store_part(at.run.top + row0 + row, load_part(top + row, n), n);
+      store_part(at.run.total + row0 + row, load_part(total + row, n), n);
+      return;
+    }
+    V keep, add;
+    take_shares(at.run, row0 + row, n, load_part(top + row, n), load_part(total + row, n), &keep, &add);
+    store_part(at.keep + row, keep, n);
+    store_part(at.add + row, add, n);
+  });
+  for (int64_t e = 0; e < size; e += page_keys) {  // the scores have been read: their place takes weighted values
+    const int64_t panels = (size - e < page_keys ? size - e : page_keys) / lanes;
+    multiply_pairs(at.p, page_keys, rows, block.values + e * page_keys, page_keys * lanes, panels,
+                   (most + group_inputs - 1) / group_inputs, sums);
+    for (int64_t row = 0; row < rows; ++row) {
+      float* o = at.run.o + (row0 + row) * at.run.size + e;
+      const float* y = at.scores + row * page_keys;
+      if (first) {
+        for (int64_t c = 0; c < panels; ++c) store(o + c * lanes, load(y + c * lanes));
+        continue;
+      }
+      const V keep = all(at.keep[row]), add = all(at.add[row]);
+      for (int64_t c = 0; c < panels; ++c)
+        store(o + c * lanes, fma(load(y + c * lanes), add, load(o + c * lanes) * keep));
+    }
+  }
 }
 
 inline void attend_group_inputs(const Attention& op, const Tile& tile, const PairScratch& at, int64_t index,
@@ -127,14 +146,17 @@ inline void attend_group_inputs(const Attention& op, const Tile& tile, const Pai
   const int64_t least = limit(from), most = limit(rows - 1), page = op.seg.pages[tile.segment * op.seg.width + index];
   const KvBlock block = open_block(op, page, tile.head, most, least < page_keys, at.copy);
   if (least == most || finite_values(op.size, least, most, block.values)) {
-    for (int64_t row = from; row < rows; row += pair_slice)
-      attend_slice(op, at, block, row, row + pair_slice < rows ? row + pair_slice : rows, limit, first);
+    for (int64_t row = from; row < rows; row += pair_slice) {
+      const int64_t end = row + pair_slice < rows ? row + pair_slice : rows;
+      if (least == page_keys) attend_slice<true>(op, at, block, row, end, limit, first);
+      else attend_slice<false>(op, at, block, row, end, limit, first);
+    }
     return;
   }
   for (int64_t end = rows; end > from; end -= group) {
     hide_values(op.size, limit(end - 1), at.copy + page_keys * padded_head(op.size));
     for (int64_t row = end - group; row < end; row += pair_slice)
-      attend_slice(op, at, block, row, row + pair_slice < end ? row + pair_slice : end, limit, first);
+      attend_slice<false>(op, at, block, row, row + pair_slice < end ? row + pair_slice : end, limit, first);
   }
 }
 
@@ -151,14 +173,19 @@ inline int64_t attend_run(const Attention& op, const Tile& tile, const PairScrat
 
 // whole <- whole and run, for rows from .. rows, which all see the first key of the run.
 inline void combine(const Softmax& whole, const Softmax& run, int64_t from, int64_t rows) {
-  for (int64_t row = from; row < rows; ++row) {
-    float keep, add;
-    take_share(whole, row, run.top[row], run.total[row], &keep, &add);
-    for (int64_t e = 0; e < whole.size; e += lanes) {
-      float* o = whole.o + row * whole.size + e;
-      store(o, fma(load(run.o + row * run.size + e), all(add), load(o) * all(keep)));
-    }
-  }
+  each_vector(rows - from, [&](int64_t row, int n) {
+    row += from;
+    V shares[2];
+    take_shares(whole, row, n, load_part(run.top + row, n), load_part(run.total + row, n), shares, shares + 1);
+    alignas(64) float keep[lanes], add[lanes];
+    store(keep, shares[0]);
+    store(add, shares[1]);
+    for (int r = 0; r < n; ++r)
+      for (int64_t e = 0; e < whole.size; e += lanes) {
+        float* o = whole.o + (row + r) * whole.size + e;
+        store(o, fma(load(run.o + (row + r) * run.size + e), all(add[r]), load(o) * all(keep[r])));
+      }
+  });
 }
 
 // Where the row of a tile is in q and o, [T, H, E].

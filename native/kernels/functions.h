@@ -39,6 +39,35 @@ inline V sigmoid(V x) {
 
 inline V silu(V x) { return x * sigmoid(x); }
 
+// x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), which is gelu with tanh written another way.
+inline V gelu_tanh(V x) {
+  const V cube = x * x * x;
+  return x * sigmoid(all(1.5957691216f) * (x + all(0.044715f) * cube));
+}
+
+// The normal distribution's tail beyond x >= 0: t exp(g(t) - x^2 / 2) / 2 with t = 1 / (1 + x / sqrt(8)). The
+// polynomial is within 2e-7 of g, so is the tail of itself (but for the rounding of a large x^2).
+inline V normal_tail(V x) {
+  const V t = all(1.0f) / (all(1.0f) + x * all(0.35355339f));
+  V g = all(0.18207152f);
+  g = fma(g, t, all(-0.87277315f));
+  g = fma(g, t, all(1.5838733f));
+  g = fma(g, t, all(-1.2320808f));
+  g = fma(g, t, all(0.33622652f));
+  g = fma(g, t, all(-0.20623165f));
+  g = fma(g, t, all(0.10067695f));
+  g = fma(g, t, all(0.37371178f));
+  g = fma(g, t, all(1.000038f));
+  g = fma(g, t, all(-1.2655123f));
+  return all(0.5f) * t * exp(fma(all(-0.5f) * x, x, g));
+}
+
+// x times the normal distribution's function at x.
+inline V gelu(V x) {
+  const V tail = normal_tail(zero() - minus_abs(x));
+  return x * if_greater(x, zero(), all(1.0f) - tail, tail);
+}
+
 // log(1 + x) for x in [0, 1]. u = 1 + x loses the low digits of x; (x - (u - 1)) / u gives them back.
 // log(u) = k ln2 + f - f^2/2 + s (f^2/2 + R(s^2)), s = f / (2 + f), with f = u - 1 or u/2 - 1.
 inline V log1p_unit(V x) {

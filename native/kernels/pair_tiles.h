@@ -39,35 +39,30 @@ inline void pair_sums(const Left* a, int64_t stride, const uint16_t* w, int64_t 
   }
 }
 
-// All sums leave their tiles before the first is read again: a load waits long for a tile's store.
-template <int R, int C, class Sink>
-inline void pair_tile(const Left* a, int64_t stride, int64_t rows, const uint16_t* w, int64_t panel, int64_t blocks,
-                      const Sink& sink, int64_t row, int64_t p) {
-  alignas(64) float sums[R][row_tile][C][lanes];
+template <int R, int C>
+inline void pair_tile(const Left* a, int64_t stride, const uint16_t* w, int64_t panel, int64_t blocks,
+                      const PairSums& sums, int64_t row, int64_t p) {
   pair_sums<R, C>(a + row * stride, stride, w + p * panel, panel, blocks);
-  tile_store<0>(sums[0][0][0], C * 64);
-  if constexpr (C > 1) tile_store<1>(sums[0][0][1], C * 64);
-  if constexpr (C > 2) tile_store<2>(sums[0][0][2], C * 64), tile_store<3>(sums[0][0][3], C * 64);
-  if constexpr (R > 1) tile_store<C>(sums[1][0][0], C * 64);
-  if constexpr (R > 1 && C > 1) tile_store<C + 1>(sums[1][0][1], C * 64);
-  const int64_t count = rows - row < R * row_tile ? rows - row : R * row_tile;
-  for (int64_t r = 0; r < count; ++r)
-    for (int c = 0; c < C; ++c) sink.end(row + r, p + c, load(sums[r / row_tile][r % row_tile][c]));
+  const int64_t apart = sums.stride * 4;
+  tile_store<0>(sums.at(row, p), apart);
+  if constexpr (C > 1) tile_store<1>(sums.at(row, p + 1), apart);
+  if constexpr (C > 2) tile_store<2>(sums.at(row, p + 2), apart), tile_store<3>(sums.at(row, p + 3), apart);
+  if constexpr (R > 1) tile_store<C>(sums.at(row + row_tile, p), apart);
+  if constexpr (R > 1 && C > 1) tile_store<C + 1>(sums.at(row + row_tile, p + 1), apart);
 }
 
-template <class Sink>
 inline void multiply_pairs(const Left* a, int64_t stride, int64_t rows, const uint16_t* w, int64_t panel,
-                           int64_t panels, int64_t blocks, const Sink& sink) {
+                           int64_t panels, int64_t blocks, const PairSums& sums) {
   int64_t row = 0;
   for (; row + row_tile < rows; row += 2 * row_tile) {
     int64_t p = 0;
-    for (; p + 2 <= panels; p += 2) pair_tile<2, 2>(a, stride, rows, w, panel, blocks, sink, row, p);
-    if (p < panels) pair_tile<2, 1>(a, stride, rows, w, panel, blocks, sink, row, p);
+    for (; p + 2 <= panels; p += 2) pair_tile<2, 2>(a, stride, w, panel, blocks, sums, row, p);
+    if (p < panels) pair_tile<2, 1>(a, stride, w, panel, blocks, sums, row, p);
   }
   if (row >= rows) return;
   int64_t p = 0;
-  for (; p + 4 <= panels; p += 4) pair_tile<1, 4>(a, stride, rows, w, panel, blocks, sink, row, p);
-  for (; p < panels; ++p) pair_tile<1, 1>(a, stride, rows, w, panel, blocks, sink, row, p);
+  for (; p + 4 <= panels; p += 4) pair_tile<1, 4>(a, stride, w, panel, blocks, sums, row, p);
+  for (; p < panels; ++p) pair_tile<1, 1>(a, stride, w, panel, blocks, sums, row, p);
 }
 
 }  // namespace ingot::INGOT_ISA

@@ -23,13 +23,20 @@ inline V to_bf16(V x) {
 // The left operand: rows of rounded values as the instruction set likes them (rounded.h).
 using Left = Bf16Value;
 
+// Where sums go: [rows, stride], with room for whole tiles of 16 rows.
+struct PairSums {
+  float* y;
+  int64_t stride;
+  float* at(int64_t row, int64_t panel) const { return y + row * stride + panel * lanes; }
+};
+
 #ifndef INGOT_TILES
 
 struct PairTiles {};  // nothing to set up
 
-template <int R, int C, class Sink>
-inline void pair_tile(const Left* a, int64_t stride, const uint16_t* w, int64_t panel, int64_t blocks, const Sink& sink,
-                      int64_t row, int64_t p) {
+template <int R, int C>
+inline void pair_tile(const Left* a, int64_t stride, const uint16_t* w, int64_t panel, int64_t blocks,
+                      const PairSums& sums, int64_t row, int64_t p) {
   V sum[R][C];
   INGOT_UNROLL
   for (int r = 0; r < R; ++r) INGOT_UNROLL
@@ -64,32 +71,31 @@ inline void pair_tile(const Left* a, int64_t stride, const uint16_t* w, int64_t 
   }
   INGOT_UNROLL
   for (int r = 0; r < R; ++r) INGOT_UNROLL
-  for (int c = 0; c < C; ++c) sink.end(row + r, p + c, sum[r][c]);
+  for (int c = 0; c < C; ++c) store(sums.at(row + r, p + c), sum[r][c]);
 }
 
-template <int R, class Sink>
+template <int R>
 inline void pair_rows(int rows, const Left* a, int64_t stride, const uint16_t* w, int64_t panel, int64_t panels,
-                      int64_t blocks, const Sink& sink, int64_t row) {
+                      int64_t blocks, const PairSums& sums, int64_t row) {
   if (rows == R) {
     constexpr int wide = panels_for(2 * R);  // two chains an output
     int64_t p = 0;
-    for (; p + wide <= panels; p += wide) pair_tile<R, wide>(a, stride, w, panel, blocks, sink, row, p);
-    for (; p < panels; ++p) pair_tile<R, 1>(a, stride, w, panel, blocks, sink, row, p);
+    for (; p + wide <= panels; p += wide) pair_tile<R, wide>(a, stride, w, panel, blocks, sums, row, p);
+    for (; p < panels; ++p) pair_tile<R, 1>(a, stride, w, panel, blocks, sums, row, p);
     return;
   }
-  if constexpr (R > 1) pair_rows<R - 1>(rows, a, stride, w, panel, panels, blocks, sink, row);
+  if constexpr (R > 1) pair_rows<R - 1>(rows, a, stride, w, panel, panels, blocks, sums, row);
 }
 
-// sink.end(row, panel, sum) for each of `rows` rows of a [rows, 32 blocks] and each panel of w [panels, 16 blocks, 16,
-// 2]; `stride` and `panel` are the distances between rows and between panels.
-template <class Sink>
+// The sums of `rows` rows of a [rows, 32 blocks] with the panels of w [panels, 16 blocks, 16, 2]; `stride` and `panel`
+// are the distances between rows and between panels.
 inline void multiply_pairs(const Left* a, int64_t stride, int64_t rows, const uint16_t* w, int64_t panel,
-                           int64_t panels, int64_t blocks, const Sink& sink) {
+                           int64_t panels, int64_t blocks, const PairSums& sums) {
   constexpr int most = max_rows / 2;
   const int64_t tiles = (rows + most - 1) / most;
   for (int64_t t = 0, row = 0; t < tiles; ++t) {
     const int64_t end = rows * (t + 1) / tiles;
-    pair_rows<most>(int(end - row), a, stride, w, panel, panels, blocks, sink, row);
+    pair_rows<most>(int(end - row), a, stride, w, panel, panels, blocks, sums, row);
     row = end;
   }
 }

@@ -48,6 +48,22 @@ inline void rms_norm(const Norm& op, int64_t row, int64_t rows) {
   }
 }
 
+// Mean first, then the variance of what is left: one pass over x * x would lose the digits of a large mean.
+inline void layer_norm(const Norm& op, int64_t row, int64_t rows) {
+  for (; rows > 0; ++row, --rows) {
+    const float* x = row_of(op.x, row);
+    float* y = op.y + row * op.size;
+    V total = zero();
+    each_vector(op.size, [&](int64_t i, int n) { total = total + load_part(x + i, n); });
+    const V mean = all(sum(total) / float(op.size));
+    each_vector(op.size, [&](int64_t i, int n) { store_part(y + i, load_part(x + i, n) - mean, n); });
+    const V scale = inverse_root(sum_squares(y, op.size) / float(op.size) + op.eps);
+    each_vector(op.size, [&](int64_t i, int n) {
+      store_part(y + i, load_part(y + i, n) * scale * load_part(op.weight + i, n) + load_part(op.bias + i, n), n);
+    });
+  }
+}
+
 inline void gated_norm_row(const float* x, const float* gate, const float* w, int64_t size, float eps, float* y) {
   const V scale = inverse_root(sum_squares(x, size) / float(size) + eps);
   each_vector(size, [&](int64_t i, int n) {
@@ -84,6 +100,12 @@ inline void silu_mul(const Elementwise& op, int64_t row, int64_t rows) {
 }
 inline void sigmoid_mul(const Elementwise& op, int64_t row, int64_t rows) {
   map(op, row, rows, [](V x, V gate) { return x * sigmoid(gate); });
+}
+inline void gelu_tanh_each(const Elementwise& op, int64_t row, int64_t rows) {
+  map(op, row, rows, [](V x, V) { return gelu_tanh(x); });
+}
+inline void gelu_each(const Elementwise& op, int64_t row, int64_t rows) {
+  map(op, row, rows, [](V x, V) { return gelu(x); });
 }
 inline void exp_each(const Elementwise& op, int64_t row, int64_t rows) {
   map(op, row, rows, [](V x, V) { return exp(x); });

@@ -25,6 +25,10 @@ struct Bf16Tiles {
     }
     for (int c = 0; c < 2; ++c) config.tile(6 + c, row_tile, 64);
     const Tiles tiles(config);
+    if (!from_memory)
+      for (int r = 0; r < R; ++r)
+        for (int64_t i = 0; i < rows_of(r); ++i)
+          for (int c = 0; c < C; ++c) prefetch_to_write(sink.at((tile + r) * row_tile + i, p + c * apart));
     each_sum<R, C>([&](auto r, auto c) {
       constexpr int sum = r * C + c;
       if (sink.fresh) return tile_zero<sum>();

@@ -14,11 +14,13 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text or conversation as the engine takes it: token `ids` and M-RoPE `positions`, int32 [3,T]."""
+    """A text or conversation as the engine takes it: token `ids`, M-RoPE `positions`, int32 [3,T], and its pictures:
+    each has the `rows` of the tokens it takes, its `grid` and its pixels as `patches`."""
 
     ids: Sequence[int] | np.ndarray
     positions: np.ndarray
     text: str = ""
+    visuals: tuple[Any, ...] = ()
 
 
 @dataclass

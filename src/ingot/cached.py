@@ -45,21 +45,24 @@ def weights_of(
     cache: bool | Path,
     progress: Progress | None,
     calibration: Calibration | None = None,
+    component: str = "text",
 ) -> Weights:
-    """The tree of `checkpoint` with matrices in `fmt`, q4 ones rounded for the prompts of `calibration` if given.
+    """The tree of one component of `checkpoint` with matrices in `fmt`, q4 ones rounded for the prompts of
+    `calibration` if given.
 
     `cache` is a directory, True (the user's, where it is worth it) or False. Where the cache cannot be written the
     weights are packed into memory, with a warning.
     """
-    wanted = isinstance(cache, Path) or (cache and (calibration or _size(checkpoint) >= WORTH_BYTES))
+    wanted = isinstance(cache, Path) or (cache and (calibration or _size(checkpoint, component) >= WORTH_BYTES))
     if wanted and hasattr(ops, "packed"):
         try:
             directory = cache if isinstance(cache, Path) else cache_directory()
-            return _cached(checkpoint, ops, fmt, directory, progress, calibration)
+            return _cached(checkpoint, ops, fmt, directory, progress, calibration, component)
         except OSError as error:
             warnings.warn(_about("packed weights", error), stacklevel=3)
     if calibration is None:
-        return Weights(build(checkpoint.config, ops, _Reader(checkpoint, progress), fmt))
+        reader = _Reader(checkpoint, progress, component)
+        return Weights(build(checkpoint.config, ops, reader, fmt, (component,)))
     packing = _Calibrated(checkpoint, ops, _Reader(checkpoint, progress), calibration)
     return Weights(build(checkpoint.config, packing, _same, fmt))
 
@@ -71,22 +74,24 @@ def _cached(
     directory: Path,
     progress: Progress | None,
     calibration: Calibration | None,
+    component: str,
 ) -> Weights:
     what = fmt if calibration is None else f"{fmt}-{calibration.digest}"
+    what = what if component == "text" else f"{component}-{what}"
     path = cache_file(directory, checkpoint.path, what)
     version = f"{ops.PACK_VERSION}.{POLICY}"
     source = source_of(checkpoint.path, what, version, checkpoint.identity())
     file = find(path, source)
     written = None if file else path
     if file is None:
-        reader = _Reader(checkpoint, progress)
+        reader = _Reader(checkpoint, progress, component)
         with PackedWriter(path, source, 2 * len(checkpoint.table)) as writer:
             packer = ops if calibration is None else _Calibrated(checkpoint, ops, reader, calibration)
             packing = _Packing(packer, reader if calibration is None else _same, writer)
-            build(checkpoint.config, packing, _same, fmt)
+            build(checkpoint.config, packing, _same, fmt, (component,))
         file = PackedFile(path)
     file.prefetch()
-    return Weights(build(checkpoint.config, _Mapped(ops, file, checkpoint), _same, fmt), written)
+    return Weights(build(checkpoint.config, _Mapped(ops, file, checkpoint), _same, fmt, (component,)), written)
 
 
 def _same(weight: Weight) -> Weight:
@@ -108,7 +113,7 @@ class _Calibrated:
         tensor = self._read(weight)
         if fmt != "q4":
             return self._ops.matrix(tensor, fmt)
-        return self._ops.packed(self._matrices.data(weight, tensor.float32), weight.shape, fmt)
+        return self._ops.packed(self._matrices.data(weight, tensor.float32), weight.matrix_shape, fmt)
 
     def embedding(self, weight: Weight, fmt: str, tied: bool) -> Any:
         data = self.matrix(weight, fmt).data if tied else None
@@ -125,8 +130,9 @@ class _Packing:
         self.Node, self.items = ops.Node, ops.items
         self._ops, self._read, self._writer = ops, read, writer
 
-    def matrix(self, weight: Weight, fmt: str) -> None:
+    def matrix(self, weight: Weight, fmt: str) -> Any:
         self._writer.write(f"{weight.name}.{fmt}", self._ops.matrix(self._read(weight), fmt).data)
+        return self.Node()  # where its bias is hung
 
     def embedding(self, weight: Weight, fmt: str, tied: bool) -> None:
         stored = self._read(weight)  # checks it; its rows are used where they are stored
@@ -145,7 +151,7 @@ class _Mapped:
         self._ops, self._file, self._checkpoint = ops, file, checkpoint
 
     def matrix(self, weight: Weight, fmt: str) -> Any:
-        return self._ops.packed(self._file.array(f"{weight.name}.{fmt}"), weight.shape, fmt)
+        return self._ops.packed(self._file.array(f"{weight.name}.{fmt}"), weight.matrix_shape, fmt)
 
     def embedding(self, weight: Weight, fmt: str, tied: bool) -> Any:
         stored = self._checkpoint.read(weight.name, check_finite=False)  # was checked when the file was written
@@ -159,9 +165,9 @@ class _Reader:
     """Reads weights one by one, giving each one's pages back once the next is asked for: one copy in memory, not
     two."""
 
-    def __init__(self, checkpoint: Checkpoint, progress: Progress | None) -> None:
+    def __init__(self, checkpoint: Checkpoint, progress: Progress | None, component: str = "text") -> None:
         self._checkpoint, self._progress = checkpoint, progress
-        self._done, self._total, self._previous = 0, _size(checkpoint), ""
+        self._done, self._total, self._previous = 0, _size(checkpoint, component), ""
 
     def __call__(self, weight: Weight) -> Tensor:
         if self._previous:
@@ -174,9 +180,9 @@ class _Reader:
         return tensor
 
 
-def _size(checkpoint: Checkpoint) -> int:
-    """Bytes of the weights that are read, as stored."""
-    infos = (checkpoint.info(w.name) for w in checkpoint.table.values() if w.component == "text")
+def _size(checkpoint: Checkpoint, component: str) -> int:
+    """Bytes of a component's weights, as stored."""
+    infos = (checkpoint.info(w.name) for w in checkpoint.table.values() if w.component == component)
     return sum(info.end - info.begin for info in infos)
 
 

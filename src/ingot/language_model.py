@@ -10,8 +10,18 @@ from typing import Any
 import numpy as np
 
 from ingot.answer import ChatCompletion, Completion, Prompt, Stream, Usage
-from ingot.engine import Engine, Request, SamplingParams
-from ingot.prompt import ChatTemplate, Delta, OutputParser, StreamDecoder, Tokenizer, opens_thinking, render
+from ingot.engine import Engine, Request, SamplingParams, Visual
+from ingot.prompt import (
+    ChatTemplate,
+    Delta,
+    Medium,
+    OutputParser,
+    StreamDecoder,
+    Tokenizer,
+    opens_thinking,
+    render_with_media,
+)
+from ingot.prompt.media import Picture, Preprocessor, expand, open_image
 from ingot.prompt.stop import StopText, checked_stops
 from ingot.spec import Config
 from ingot.spec.presets import sampling_preset
@@ -44,8 +54,10 @@ class LanguageModel:
         generation_config: Mapping[str, Any] | None = None,
         eos_ids: Sequence[int] = (),
         cache_file: Path | None = None,
+        preprocessor: Preprocessor | None = None,
     ) -> None:
         self.path, self.engine, self.tokenizer, self.template = path, engine, tokenizer, template
+        self.preprocessor = preprocessor  # of pictures; None: this model sees none
         self.cache_file = cache_file  # what loading wrote for the next start
         self.generation_config = dict(generation_config or {})
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
@@ -65,20 +77,31 @@ class LanguageModel:
     ) -> Prompt:
         """The token ids and positions of a text (as it is) or of messages (rendered by the checkpoint's chat template).
 
-        thinking None keeps the template's default; `variables` go to the template. Control tokens written in the text
+        thinking None keeps the template's default; `variables` go to the template. Messages may hold pictures, as
+        content parts {"type": "image", "image": path, bytes, PIL image or array} or OpenAI's image_url with a path or
+        data: URL, and videos, {"type": "video", "video": list of frames, "fps": 2}. Control tokens written in the text
         are control tokens, as everywhere in this ecosystem.
         """
         tokenizer = self._tokenizer()
+        media: list[Medium] = []
         if not isinstance(text, str):
-            text = render(text, tools, self.template, add_generation_prompt, thinking, **variables)
+            text, media = render_with_media(text, tools, self.template, add_generation_prompt, thinking, **variables)
         ids = tokenizer.encode(text)
-        return Prompt(ids, _text_positions(len(ids)), text)
+        if not media:
+            return Prompt(ids, _text_positions(len(ids)), text)
+        pictures = [self._picture(medium) for medium in media]
+        expanded = expand(np.asarray(ids), pictures, self.config, tokenizer.encode)
+        visuals = tuple(
+            Visual(rows, picture.grid, picture.patches, picture.digest)
+            for rows, picture in zip(expanded.rows, pictures, strict=True)
+        )
+        return Prompt(expanded.ids, expanded.positions, text, visuals)
 
     def logits(self, prompt: str | Sequence[int] | Prompt, chunk: int | None = None) -> np.ndarray:
         """float32 [T, vocab_size]: each token's prediction of the next. `chunk` tokens a pass: 1 decodes, None
         picks."""
         prompt = self._prompt(prompt)
-        return self.engine.logits(prompt.ids, prompt.positions, chunk)
+        return self.engine.logits(prompt.ids, prompt.positions, chunk, prompt.visuals)
 
     def generate(
         self,
@@ -195,9 +218,20 @@ class LanguageModel:
         for i in stop_token_ids:
             if not isinstance(i, int | np.integer) or isinstance(i, bool):
                 raise ValueError(f"stop_token_ids holds {i!r}; token ids are integers")
-        return Request(
-            prompt.ids, prompt.positions, sampling, max_tokens, self.stop_ids | set(map(int, stop_token_ids))
-        )
+        stop_ids = self.stop_ids | set(map(int, stop_token_ids))
+        return Request(prompt.ids, prompt.positions, sampling, max_tokens, stop_ids, prompt.visuals)
+
+    def _picture(self, medium: Medium) -> Picture:
+        if self.preprocessor is None:
+            raise ValueError(f"{medium.where}: this model reads text only; it was made without a vision tower")
+        try:
+            if medium.kind == "image":
+                return self.preprocessor.image(open_image(medium.source), medium.max_pixels)
+            frames = [open_image(frame) for frame in _frames(medium.source)]
+            seconds = [i / (medium.fps or 24.0) for i in range(len(frames))]
+            return self.preprocessor.video(frames, seconds, medium.max_pixels)
+        except ValueError as error:
+            raise ValueError(f"{medium.where}: {error}") from None
 
     def _sampling(self, thinking: bool, given: Mapping[str, Any]) -> SamplingParams:
         unknown = sorted(set(given) - {*SAMPLING_FIELDS, "seed"})
@@ -225,6 +259,14 @@ class LanguageModel:
                 f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
             )
         return self.tokenizer
+
+
+def _frames(source: Any) -> Any:
+    if isinstance(source, Sequence | np.ndarray) and not isinstance(source, str | bytes):
+        return source
+    raise ValueError(
+        f"a video is a {type(source).__name__}; a list of frames is needed, for Ingot opens no video files"
+    )
 
 
 def _text_positions(tokens: int) -> np.ndarray:

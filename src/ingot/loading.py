@@ -14,10 +14,11 @@ from ingot.engine import Engine
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.prompt import ChatTemplate, Tokenizer
+from ingot.prompt.media import Preprocessor
 from ingot.prompt.outside_text import read_json_object
 from ingot.quant import Calibration
 from ingot.quant.prompts import read_prompts
-from ingot.spec.formats import FORMATS
+from ingot.spec.formats import FORMATS, held_as
 from ingot.store import open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
@@ -72,10 +73,19 @@ def load(
     loaded = weights_of(checkpoint, ops, fmt, place, progress, prompts)
     # torch may hold its pools in another memory
     free = available if backend != "torch" else lambda: None
-    engine = Engine(loaded.root, ops, checkpoint.config, tokenizer.vocab_size if tokenizer else None, kv, free)
+    vision = checkpoint.config.vision if checkpoint.has_vision else None
+    preprocessor = None if vision is None else Preprocessor.from_directory(path, vision)
+
+    def load_vision() -> Any:
+        return weights_of(
+            checkpoint, ops, held_as("matrix", fmt, "vision"), place, None, None, "vision"
+        ).root.model.visual
+
+    vocabulary = tokenizer.vocab_size if tokenizer else None
+    engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if vision else None)
     defaults = _json(path / "generation_config.json")
     eos_ids = _eos_ids(path, defaults)
-    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written)
+    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor)
 
 
 def _calibration(
@@ -108,7 +118,7 @@ def _op_set(backend: str | None, fmt: str, asked: bool, threads: int | None, dev
         try:
             from ingot.ops.native import OpSet
 
-            return OpSet(threads=threads), fmt
+            return OpSet(threads=threads, own_kv="f32" if fmt == "f32" else "bf16"), fmt
         except ImportError as error:
             if backend == "native":
                 raise ValueError(f"backend is 'native', but its kernels are not built: {error}") from None

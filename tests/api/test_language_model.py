@@ -107,11 +107,11 @@ def test_interrupt_frees_the_state_and_the_model_goes_on(m, monkeypatch):
     root, calls = m.engine.root, []
 
     class Interrupted:
-        def __call__(self, *args):
+        def __call__(self, *args, **kwargs):
             calls.append(1)
             if len(calls) == 4:
                 raise KeyboardInterrupt
-            return root(*args)
+            return root(*args, **kwargs)
 
     before = m.generate("hello", max_tokens=8, temperature=0).ids
     monkeypatch.setattr(m.engine, "root", Interrupted())

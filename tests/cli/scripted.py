@@ -29,6 +29,7 @@ class Reciter:
         self.config = parse_config(official("0.8b"))
         self.engine = SimpleNamespace(ops=SimpleNamespace(__name__="ingot.ops.reference"))
         self.cache_file = None
+        self.preprocessor = None
 
     def chat(
         self,

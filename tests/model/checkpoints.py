@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import torch
 from transformers import Qwen3_5ForCausalLM, Qwen3_5ForConditionalGeneration
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5Config, Qwen3_5TextConfig
+
+from ingot.prompt import ADDED_TOKENS
+from tests.prompt.official import TEMPLATES
+from tests.prompt.small_tokenizer import write_small_tokenizer
 
 
 def draw_text_config(seed: int) -> dict[str, Any]:
@@ -84,3 +89,53 @@ def reference_model(path: Path, seed: int) -> Any:
     """The transformers model of a saved checkpoint, in fp32."""
     cls = Qwen3_5ForConditionalGeneration if seed % 3 == 2 else Qwen3_5ForCausalLM
     return cls.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def save_seeing_checkpoint(path: Path, seed: int, vision: dict[str, Any] | None = None) -> Path:
+    """A random multimodal checkpoint with a tokenizer, a template and preprocessor configurations of its own."""
+    r = random.Random(seed)
+    torch.manual_seed(seed)
+    vocabulary = write_small_tokenizer(path)
+    first = vocabulary - len(ADDED_TOKENS)
+    ids = {token.content: first + number for number, token in enumerate(ADDED_TOKENS)}
+    text = draw_text_config(seed) | {"vocab_size": vocabulary}
+    heads, patch = r.choice([2, 3]), r.choice([4, 6])
+    tower = {
+        "depth": r.choice([2, 3]),
+        "hidden_size": heads * r.choice([12, 16]),
+        "num_heads": heads,
+        "intermediate_size": r.choice([30, 45]),
+        "out_hidden_size": text["hidden_size"],
+        "patch_size": patch,
+        "num_position_embeddings": r.choice([25, 49]),
+    } | (vision or {})
+    config = Qwen3_5Config(
+        text_config=text,
+        vision_config=tower,
+        tie_word_embeddings=text["tie_word_embeddings"],
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
+    model = Qwen3_5ForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            if "norm" in name or name.endswith("bias"):
+                parameter += 0.3 * torch.randn_like(parameter)
+            elif parameter.dim() in (2, 5):
+                parameter.normal_(0, parameter[0].numel() ** -0.5)
+    model.save_pretrained(path)
+    shared = {
+        "patch_size": patch,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    image = {"size": {"shortest_edge": 16 * patch**2, "longest_edge": 400 * patch**2}} | shared
+    video = {"size": {"shortest_edge": 16 * patch**2, "longest_edge": 900 * patch**2}} | shared
+    (path / "preprocessor_config.json").write_text(json.dumps(image))
+    (path / "video_preprocessor_config.json").write_text(json.dumps(video))
+    (path / "chat_template.jinja").write_text(TEMPLATES["0.8B_2B"])
+    return path

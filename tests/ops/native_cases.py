@@ -90,6 +90,8 @@ def norms(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
         ops.rms_norm(x, w, 1e-6, True),
         ops.rms_norm(rows[:, :45], w, 1e-3, False),
         ops.gated_rms_norm(z, x, w, 1e-6),
+        ops.layer_norm(x, w, draw(rng, 45), 1e-6),
+        ops.layer_norm(rows + 10, draw(rng, 91), draw(rng, 91), 1e-6),
         ops.l2_norm(rows[:, 3:48].reshape(9, 5, 9), 0.3),
     )
 
@@ -99,6 +101,9 @@ def gates(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
     wide = 20 * draw(rng, 11, 3, 2, 13)
     return (
         ops.silu_mul(a, b),
+        ops.gelu(a, True),
+        ops.gelu(a / 4, False),
+        ops.gelu(b, False),
         ops.sigmoid_mul(b.reshape(11, 3, 13), wide[:, :, 1]),
         *ops.delta_gates(a, b, draw(rng, 39), draw(rng, 39)),
     )

@@ -143,7 +143,7 @@ VALUE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "kv format": (lambda: OPS.kv_pool(4, 2, 23, "fp8"), "kv is 'fp8'; 'f32' or 'bf16' or 'q8' is allowed"),
     "fmt": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3), "F32"), "q5"), "fmt is 'q5'; the native op set packs"),
-    "matrix of three dimensions": (lambda: OPS.matrix(cases.tensor_of(floats(2, 3, 4), "F32"), "f32"), "(2, 3, 4)"),
+    "matrix of one dimension": (lambda: OPS.matrix(cases.tensor_of(floats(7), "F32"), "f32"), "has shape (7,)"),
     "isa": (lambda: native.OpSet(isa="sse9"), 'isa is "sse9"; this machine runs'),
     "threads": (lambda: native.OpSet(threads=0), "threads is 0; allowed are 1 to 64"),
 }

@@ -92,12 +92,23 @@ BAD_MESSAGES: dict[str, tuple[Any, str]] = {
         [{"role": "user", "content": [{"type": "text", "text": "x", "bold": 1}]}],
         "messages[0].content[0] has the unknown field 'bold'",
     ),
-    "picture": (
-        [USER, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        "messages[1].content[0] is a picture, which is not yet supported",
+    "picture without a source": (
+        [USER, {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+        "messages[1].content[0].image_url.url is None; it must be a path, a data: URL, bytes or pixels",
     ),
-    "picture without type": ([{"role": "user", "content": [{"image": "x.png"}]}], "is a picture, which is not yet"),
-    "video": ([{"role": "user", "content": [{"type": "video", "video": "x"}]}], "is a video, which is not yet"),
+    "detail": (
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x", "detail": "most"}}]}],
+        "messages[0].content[0].image_url.detail is 'most'; it must be 'auto', 'high' or 'low'",
+    ),
+    "field of a picture": (
+        [{"role": "user", "content": [{"image": "x.png", "size": 3}]}],
+        "messages[0].content[0] has the unknown field 'size'; a part of type 'image' may have",
+    ),
+    "frames a second": (
+        [{"role": "user", "content": [{"type": "video", "video": ["x"], "fps": 0}]}],
+        "messages[0].content[0].video.fps is 0; it must be a positive number",
+    ),
+    "sound": ([{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}], "type is 'input_audio'"),
     "surrogate": ([{"role": "user", "content": "a\udc80"}], "messages[0].content has the lone surrogate U+DC80 at"),
     "surrogate in arguments": (
         [USER, _call({"k": ["\ud800"]})],

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ingot.cli import sampling
+from ingot.cli import pictures, sampling
 from ingot.cli.conversation import Conversation, read_tools
 from ingot.cli.failure import Parser, UsageError
 from ingot.cli.terminal import Terminal
@@ -22,6 +22,7 @@ examples:
   ingot chat -p "What is 17 + 25?"             the answer alone on stdout
   ingot chat Qwen/Qwen3.5-0.8B --no-think      a conversation; /help lists its commands
   ingot chat models/mine -p - < question.txt   the prompt from a file
+  ingot chat Qwen/Qwen3.5-0.8B --image receipt.jpg -p "What did the coffee cost?"
   git diff | ingot chat Qwen/Qwen3.5-4B --system "Review this change." --json
 
 exit codes: 0, 1 failure at run time, 2 bad input, 130 after Ctrl-C"""
@@ -34,6 +35,8 @@ def parser() -> Parser:
         "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: nugget, the bundled one)"
     )
     made.add_argument("-p", "--prompt", metavar="TEXT", help="ask this and leave; - reads it from stdin")
+    made.add_argument("--image", metavar="FILE", action="append", default=[], help="show this picture; may be repeated")
+    made.add_argument("--max-pixels", metavar="N", type=int, help="see pictures with N pixels at most (1,024 a token)")
     made.add_argument("--system", metavar="TEXT", help="the system message")
     add_thinking(made, "reason before answering, or not (default: the model's)")
     show = made.add_mutually_exclusive_group()
@@ -74,11 +77,14 @@ def add_running(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Everything that can be wrong with the command line is found before a model is loaded."""
     conversation = Conversation(system=args.system, thinking=args.think, sampling=sampling.given(args))
+    conversation.max_pixels = args.max_pixels
+    _check_pictures(args)
     if args.tools:
         conversation.tools = read_tools(args.tools)
     prompt = _prompt(args.prompt)
     if prompt is None:
         _check_interactive(args)
+    images = _opened(args) if prompt is not None else []
     if is_nugget(args.model):
         Terminal(sys.stderr).dim(NUGGET + "\n")
     name = args.model or "nugget"
@@ -88,8 +94,11 @@ def run(args: argparse.Namespace) -> int:
         return converse(lambda: load_model(args), name, conversation, args)
     from ingot.cli.one_shot import answer_once
 
-    conversation.say(prompt)
-    return answer_once(load_model(args), name, conversation, args.show_thinking, args.json)
+    conversation.say(prompt, images)
+    model = load_model(args)
+    if images:
+        pictures.check_sees(model)
+    return answer_once(model, name, conversation, args.show_thinking, args.json)
 
 
 def is_nugget(model: str | None) -> bool:
@@ -175,6 +184,27 @@ def _stdin() -> str:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(f"stdin is not UTF-8 text (byte {error.start})") from None
+
+
+def _check_pictures(args: argparse.Namespace) -> None:
+    if args.max_pixels is not None and args.max_pixels < 1:
+        raise UsageError(f"--max-pixels is {args.max_pixels}; a positive number of pixels is needed")
+    for path in args.image:
+        try:
+            pictures.check_is_there(path)
+        except OSError as error:
+            raise UsageError(f"--image {error}") from None
+
+
+def _opened(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The parts of --image, decoded: a damaged file is told before a model is loaded."""
+    if not args.image:
+        if args.max_pixels is not None:
+            raise UsageError("--max-pixels is given without a picture\nhint: --image FILE shows one")
+        return []
+    from ingot.prompt.media import open_image
+
+    return [pictures.part(open_image(path), args.max_pixels) for path in args.image]
 
 
 def _check_interactive(args: argparse.Namespace) -> None:

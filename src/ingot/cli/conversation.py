@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,25 @@ class Conversation:
     thinking: bool | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     tools: list[dict[str, Any]] | None = None
+    max_pixels: int | None = None  # at which pictures are seen at most
 
     def for_model(self) -> list[Message]:
         """All messages, the system text first."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages]
 
-    def say(self, text: str) -> None:
-        """Add a user's turn."""
-        self.messages.append({"role": "user", "content": text})
+    def say(self, text: str, images: Sequence[Message] = ()) -> None:
+        """Add a user's turn: the parts `images`, then the text."""
+        parts = [*images, {"type": "text", "text": text}] if text else [*images]
+        self.messages.append({"role": "user", "content": parts if images else text})
 
-    def take_back(self) -> str | None:
-        """Remove the last user's turn and everything after it; return its text, None when there is none."""
+    def take_back(self) -> Message | None:
+        """Remove the last user's turn and everything after it; return it, None when there is none."""
         for index in range(len(self.messages) - 1, -1, -1):
             if self.messages[index]["role"] == "user":
-                text = _words(self.messages[index]["content"])
+                message = self.messages[index]
                 del self.messages[index:]
-                return text
+                return message
         return None
 
     def save(self, path: Path, overwrite: bool) -> None:
@@ -65,6 +68,8 @@ class Conversation:
         if any(message["role"] == "system" for message in normal[1:]):
             raise ValueError(f"{path}: only the first message may have the role 'system'")
         first = normal[0]["role"] == "system"
+        if first and not isinstance(normal[0]["content"], str):
+            raise ValueError(f"{path}: messages[0] is a system message with pictures; it may hold text alone")
         self.system = str(normal[0]["content"]) if first else None
         self.messages = [dict(message) for message in messages][1 if first else 0 :]
 
@@ -92,7 +97,9 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
 
 
-def _words(content: Any) -> str:
-    if isinstance(content, str) or content is None:
-        return content or ""
-    return "".join(part.get("text", "") for part in content)
+def taken_apart(message: Message) -> tuple[str, list[Message]]:
+    """The text of a user's turn and its other parts, as `say` takes them."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content, []
+    return "".join(part.get("text", "") for part in content), [dict(part) for part in content if "text" not in part]

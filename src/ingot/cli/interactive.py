@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ingot.cli import keyboard, slash
+from ingot.cli import keyboard, pictures, slash
 from ingot.cli.answer import Answer, receive
-from ingot.cli.conversation import Conversation
+from ingot.cli.conversation import Conversation, Message, taken_apart
 from ingot.cli.screen import ScreenPainter, call_line, summary_line
 from ingot.cli.terminal import Terminal
 
@@ -33,6 +33,7 @@ class Session:
     fold: bool = True
     debug: bool = False
     draft: str = ""
+    images: list[Message] = field(default_factory=list)  # parts that are shown with the next turn
     last: Answer | None = None
     files: set[Path] = field(default_factory=set)
 
@@ -41,11 +42,40 @@ class Session:
         self.terminal.dim(text + "\n")
 
     def ask(self, text: str) -> None:
-        """A user's turn and the model's answer to it; a turn that the model refuses is given back for editing."""
-        self.conversation.say(text)
-        if not self.answer():
-            self.conversation.take_back()
+        """A user's turn and the model's answer to it; a line whose picture is refused is given back for editing."""
+        words, dropped = pictures.dragged(text)
+        try:
+            self.show(dropped)
+        except (ValueError, OSError) as error:
+            self._tell(error)
             self.draft = text
+            return
+        if not words:
+            self.note("what about it?")
+            return
+        self.conversation.say(words, self.images)
+        self.images = []
+        self.answer_or_take_back()
+
+    def show(self, paths: list[str]) -> None:
+        """These files with the next turn, each told with its size; none of them when one is refused."""
+        most = self.conversation.max_pixels
+        for told in [pictures.described(self.model, path, most) for path in paths]:
+            self.note(told)
+        self.images += [pictures.part(path, most) for path in paths]
+
+    def answer_or_take_back(self) -> None:
+        """The answer to the last turn; a turn that the model refuses is given back for editing."""
+        if not self.answer() and self.edit() and self.images:
+            self.note("/image none leaves its pictures out")
+
+    def edit(self) -> bool:
+        """Take the last turn back into the draft, its pictures with it; False when there is none."""
+        message = self.conversation.take_back()
+        if message is not None:
+            self.draft, images = taken_apart(message)
+            self.images = [*images, *self.images]
+        return message is not None
 
     def answer(self) -> bool:
         """The model's next turn, and further ones after tool calls; False when it was refused (and told so)."""
@@ -68,9 +98,8 @@ class Session:
         if self.debug:
             traceback.print_exception(error)
         text = str(error) or "out of memory"
-        self.note(
-            f"error: {text if isinstance(error, (ValueError, MemoryError)) else f'{type(error).__name__}: {text}'}"
-        )
+        ours = isinstance(error, (ValueError, MemoryError)) or (isinstance(error, OSError) and error.errno is None)
+        self.note(f"error: {text if ours else f'{type(error).__name__}: {text}'}")
 
     def _results(self, calls: list[dict[str, Any]]) -> bool:
         """Ask the user for what each call returns; False when the user would rather go on talking."""
@@ -98,6 +127,7 @@ def converse(load: Callable[[], Any], name: str, conversation: Conversation, arg
     session = Session(model, name, conversation, terminal, reader, args.show_thinking is not False, debug=args.debug)
     terminal.command(f"{introduction(model, name)}\n")
     session.note(HINT)
+    session.show(args.image)
     _loop(session)
     return 0
 
@@ -138,7 +168,8 @@ def _loop(session: Session) -> None:
             session.note("Ctrl-C again or Ctrl-D leaves")
             continue
         leaving = False
-        if text.startswith("/") and not text.startswith("//"):
+        command = text.startswith("/") and not text.startswith("//") and not pictures.begins_with_file(text)
+        if command:  # a file that is dropped on the terminal begins with a slash too
             if slash.run(session, text):
                 return
         elif text.strip():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ingot.cli import sampling
+from ingot.cli import pictures, sampling
 from ingot.cli.terminal import harmless
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def _help(session: Session, rest: str) -> None:
 
 def _new(session: Session, rest: str) -> None:
     session.conversation.messages.clear()
+    session.images.clear()
     session.last = None
     session.note("a new conversation" + (" with the same system message" if session.conversation.system else ""))
 
@@ -75,17 +76,17 @@ def _thoughts(session: Session, rest: str) -> None:
 
 
 def _regen(session: Session, rest: str) -> None:
-    text = session.conversation.take_back()
-    if text is None:
+    message = session.conversation.take_back()
+    if message is None:
         raise ValueError("there is nothing to answer yet")
-    session.ask(text)
+    session.conversation.messages.append(message)
+    session.answer_or_take_back()
 
 
 def _edit(session: Session, rest: str) -> None:
-    text = session.conversation.take_back()
-    if text is None:
+    if not session.edit():
         raise ValueError("there is nothing to edit yet")
-    session.draft = text
+    _tell_images(session)
 
 
 def _save(session: Session, rest: str) -> None:
@@ -103,9 +104,9 @@ def _load(session: Session, rest: str) -> None:
     messages = session.conversation.messages
     session.note(f"{len(session.conversation.for_model())} messages from {path}")
     for message in messages[-2:]:
-        if isinstance(message.get("content"), str) and message["content"].strip():
+        if text := pictures.shown(message.get("content")).strip():
             mark = "› " if message["role"] == "user" else ""
-            session.terminal.write(f"{mark}{message['content']}\n")
+            session.terminal.write(f"{mark}{text}\n")
     if messages and messages[-1]["role"] != "assistant":
         session.note("/regen answers the last message")
 
@@ -128,6 +129,21 @@ def _set(session: Session, rest: str) -> None:
     key, parsed = sampling.parse(name, value.strip())
     session.conversation.sampling[key] = parsed
     session.note(sampling.described({key: parsed}))
+
+
+def _image(session: Session, rest: str) -> None:
+    """Pictures for the next turn; none leaves out those that wait for it."""
+    if rest == "none":
+        session.images.clear()
+    elif rest:
+        session.show(pictures.file_names(rest))
+        return
+    _tell_images(session, "no picture waits for the next message")
+
+
+def _tell_images(session: Session, nothing: str = "") -> None:
+    if told := pictures.shown(session.images) or nothing:
+        session.note(told + (" with the next message" if session.images else ""))
 
 
 def _exit(session: Session, rest: str) -> None:
@@ -156,6 +172,7 @@ COMMANDS: dict[str, tuple[Callable[[Session, str], None], str, str]] = {
     "thoughts": (_thoughts, "", "show the reasoning of the last answer"),
     "regen": (_regen, "", "answer the last message again"),
     "edit": (_edit, "", "take back the last message and edit it"),
+    "image": (_image, "FILE", "show a picture with the next message, as a dropped file is; or none"),
     "save": (_save, "FILE", "write the messages as JSON"),
     "load": (_load, "FILE", "go on with saved messages"),
     "params": (_params, "", "show the sampling parameters that are set"),

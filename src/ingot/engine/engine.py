@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ingot.engine.eyes import Eyes, Visual
 from ingot.engine.sampler import Sampler, SamplingParams
 from ingot.engine.sequence import StatePool
 from ingot.spec import Config
@@ -23,18 +24,21 @@ STEP_TOKENS = 256
 
 @dataclass(frozen=True)
 class Request:
-    """What to continue: `ids` with `position` [3,T] (None: text), how to choose, and when to stop."""
+    """What to continue: `ids` with `position` [3,T] (None: text) and the pictures in them, how to choose, and when to
+    stop."""
 
     ids: Sequence[int] | np.ndarray
     position: np.ndarray | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 256
     stop_ids: frozenset[int] = frozenset()
+    visuals: Sequence[Visual] = ()
 
 
 class Engine:
     """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
-    generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs."""
+    generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs.
+    `load_vision` gives the vision tower, when the first picture comes."""
 
     def __init__(
         self,
@@ -44,11 +48,13 @@ class Engine:
         vocabulary: int | None = None,
         kv: str = "f32",
         available: Callable[[], int | None] = lambda: None,
+        load_vision: Callable[[], Any] | None = None,
     ) -> None:
         self.root, self.ops, self.config = root, ops, config
         rows = config.text.vocab_size
         self.vocabulary = rows if vocabulary is None else min(vocabulary, rows)
         self.states = StatePool(ops, config, kv, available)
+        self.eyes = Eyes(ops, config, load_vision)
 
     @property
     def context(self) -> int:
@@ -56,7 +62,11 @@ class Engine:
         return self.config.text.max_position_embeddings
 
     def logits(
-        self, ids: Sequence[int] | np.ndarray, position: np.ndarray | None = None, chunk: int | None = None
+        self,
+        ids: Sequence[int] | np.ndarray,
+        position: np.ndarray | None = None,
+        chunk: int | None = None,
+        visuals: Sequence[Visual] = (),
     ) -> np.ndarray:
         """float32 [T, vocab_size], every token's; `chunk` tokens a pass (1 is decode), None: `STEP_TOKENS`."""
         tokens = self._checked(ids)
@@ -67,7 +77,8 @@ class Engine:
         try:
             self.states.reserve(sequence, len(tokens))
             passes = [
-                self._run(sequence, part, at, None) for part, at in _slices(tokens, position, chunk or STEP_TOKENS)
+                self._run(sequence, part, at, None, visuals)
+                for part, at in _slices(tokens, position, chunk or STEP_TOKENS)
             ]
         finally:
             self.states.close(sequence)
@@ -98,7 +109,7 @@ class Engine:
             # all pages at once: growing would copy them again and again, and memory is taken as they are written
             self.states.reserve(sequence, min(len(ids) + request.max_tokens, self.context))
             for part, at in _slices(ids, request.position, STEP_TOKENS):
-                row = self._run(sequence, part, at, np.array([len(part) - 1]))
+                row = self._run(sequence, part, at, np.array([len(part) - 1]), request.visuals)
             if request.position is not None:
                 sequence.rope_delta = int(request.position.max()) + 1 - len(ids)
             for left in range(min(request.max_tokens, self.context - len(ids)), 0, -1):
@@ -110,9 +121,17 @@ class Engine:
         finally:
             self.states.close(sequence)
 
-    def _run(self, sequence: Any, ids: np.ndarray, position: np.ndarray | None, rows: np.ndarray | None) -> np.ndarray:
+    def _run(
+        self,
+        sequence: Any,
+        ids: np.ndarray,
+        position: np.ndarray | None,
+        rows: np.ndarray | None,
+        visuals: Sequence[Visual] = (),
+    ) -> np.ndarray:
+        features = self.eyes.of_slice(visuals, sequence.length, sequence.length + len(ids))
         seg = self.states.segments(sequence, position, len(ids))
-        logits = self.root(self.ops, ids, seg, self.states.pools, rows)
+        logits = self.root(self.ops, ids, seg, self.states.pools, rows, features=features)
         sequence.length += len(ids)
         out: np.ndarray = self.ops.host(logits)
         return out

@@ -3,5 +3,6 @@
 from ingot.model.decoder import Targets
 from ingot.model.pools import Pools, new_pools
 from ingot.model.tree import build
+from ingot.model.vision import Frames
 
-__all__ = ["Pools", "Targets", "build", "new_pools"]
+__all__ = ["Frames", "Pools", "Targets", "build", "new_pools"]

@@ -39,18 +39,25 @@ def attention_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, kv: Any 
 def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
     """inv_freq_N = 1 / theta^(n / N) and axis_N: the axis (0 T, 1 H, 2 W) whose position the frequency multiplies.
 
-    Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares. Exponent, power and
-    reciprocal are each rounded to fp32, as where the weights were trained: an exact frequency is off by an angle of
-    0.006 at position 200,000. The power is taken in decimal arithmetic, so that every platform's libm gives the same
-    bits.
+    Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares.
     """
     rope, count = text.rope_parameters, text.rotary_dim // 2
-    exponent = np.arange(0, 2 * count, 2, dtype=np.float32) / np.float32(2 * count)
-    with localcontext() as context:
-        context.prec = 40
-        theta = Decimal(rope.rope_theta)
-        power = np.array([float(theta ** Decimal(float(e))) for e in exponent], np.float32)
     axis = np.zeros(count, np.int32)
     for a in (1, 2):
         axis[a : 3 * rope.mrope_section[a] : 3] = a
-    return np.float32(1) / power, axis
+    return inverse_powers(rope.rope_theta, count), axis
+
+
+def inverse_powers(theta: float, count: int) -> np.ndarray:
+    """float32 1 / theta^(n / count), n = 0 .. count - 1.
+
+    Exponent, power and reciprocal are each rounded to fp32, as in the code that trained the weights: an exact frequency
+    is off by an angle of 0.006 at position 200,000. The power is taken in decimal arithmetic, so that every platform's
+    libm gives the same bits.
+    """
+    exponent = np.arange(0, 2 * count, 2, dtype=np.float32) / np.float32(2 * count)
+    with localcontext() as context:
+        context.prec = 40
+        base = Decimal(theta)
+        power = np.array([float(base ** Decimal(float(e))) for e in exponent], np.float32)
+    return np.float32(1) / power

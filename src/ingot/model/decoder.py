@@ -27,27 +27,45 @@ class Targets:
 
 
 def causal_lm(
-    ops: Any, w: Any, ids_T: Any, seg: Any, pools: Pools | None = None, rows: Any = None, targets: Targets | None = None
+    ops: Any,
+    w: Any,
+    ids_T: Any,
+    seg: Any,
+    pools: Pools | None = None,
+    rows: Any = None,
+    targets: Targets | None = None,
+    features: tuple[Any, Any] | None = None,
 ) -> Any:
     """logits_RZ of the given rows (all when None); with `targets`, the pair of summed losses (trunk, MTP head or 0)
     instead.
 
-    `pools` None means zero state in, nothing kept: training and scoring. The loss is computed in here because a sharded
+    `pools` None means zero state in, nothing kept: training and scoring. `features` (tokens, features_MD of the vision
+    tower) take the place of these tokens' embeddings. The loss is computed in here because a sharded
     head is whole only inside the root's call.
     """
     seg = ops.segments(seg)
     rotary = ops.rotary(seg.position, *rope_frequencies(w.config.text))
-    hidden_TD = trunk(ops, w, ids_T, seg, rotary, pools)
+    hidden_TD = trunk(ops, w, ids_T, seg, rotary, pools, features)
     if targets is not None:
         return _losses(ops, w, hidden_TD, seg, rotary, targets)
     wanted = hidden_TD if rows is None else ops.take(hidden_TD, rows)
     return ops.linears(wanted, head(w))[0]
 
 
-def trunk(ops: Any, w: Any, ids_T: Any, seg: Any, rotary: Any, pools: Pools | None = None) -> Any:
+def trunk(
+    ops: Any,
+    w: Any,
+    ids_T: Any,
+    seg: Any,
+    rotary: Any,
+    pools: Pools | None = None,
+    features: tuple[Any, Any] | None = None,
+) -> Any:
     """hidden_TD after the final norm: what the head and the MTP head read."""
     language_model = decoder_node(w)
     x_TD = ops.embed(language_model.embed_tokens, ids_T)
+    if features is not None:
+        x_TD = ops.scatter_rows(x_TD, *features)
     for i, layer in enumerate(language_model.layers):
         x_TD = layer(ops, x_TD, seg, rotary, pools.layers[i] if pools else None)
     return norm(ops, language_model.norm, x_TD)

@@ -14,10 +14,19 @@ from ingot.model.attention import attention_mixer
 from ingot.model.decoder import causal_lm, delta_layer, full_layer, swiglu
 from ingot.model.gated_delta_net import delta_mixer
 from ingot.model.mtp import mtp
+from ingot.model.vision import merger, vision_attention, vision_block, vision_mlp, vision_tower
 from ingot.spec import Config, Weight, weights_table
 from ingot.spec.formats import MATRIX_ROLES, held_as
 
-GRAPH = {"linear_attn": delta_mixer, "self_attn": attention_mixer, "mlp": swiglu, "mtp": mtp}
+GRAPH: dict[str, Callable[..., Any]] = {
+    "linear_attn": delta_mixer,
+    "self_attn": attention_mixer,
+    "mlp": swiglu,
+    "mtp": mtp,
+    "visual": vision_tower,
+    "attn": vision_attention,
+    "merger": merger,
+}
 
 
 def build(
@@ -26,7 +35,7 @@ def build(
     """The root node of the model, whose call is `causal_lm`.
 
     `read` gives the stored tensor of a row of the weights table; the op set turns it into its own leaf, matrices in
-    format `fmt`. `components` chooses among "text" and "mtp".
+    format `fmt`. `components` chooses among "text", "mtp" and "vision".
     """
     nested: dict[str, Any] = {}
     for weight in weights_table(config).values():
@@ -45,10 +54,13 @@ def _node(
     if "0" in children:  # numbered children: a list, in order
         return ops.items([_node(config, ops, read, fmt, n, children[n]) for n in sorted(children, key=int)])
     weight = children.get("weight")
-    if isinstance(weight, Weight) and weight.role == "embedding":
+    if isinstance(weight, Weight) and weight.role == "embedding" and weight.component != "vision":
         return ops.embedding(read(weight), fmt, config.tie_word_embeddings)
-    if isinstance(weight, Weight) and weight.role in MATRIX_ROLES:
-        return ops.matrix(read(weight), held_as(weight.role, fmt))
+    if isinstance(weight, Weight) and weight.role in MATRIX_ROLES and weight.role != "embedding":
+        leaf = ops.matrix(read(weight), held_as(weight.role, fmt, weight.component))
+        if "bias" in children:
+            leaf.bias = ops.vector(read(children["bias"]))
+        return leaf
     node = ops.Node(_graph_function(name, children), config)
     for child, value in children.items():
         if isinstance(value, Weight):
@@ -62,6 +74,10 @@ def _node(
 def _graph_function(name: str, children: dict[str, Any]) -> Callable[..., Any] | None:
     if name == "":
         return causal_lm
+    if "attn" in children:
+        return vision_block
+    if "linear_fc1" in children and name == "mlp":
+        return vision_mlp
     if "mlp" in children:
         return full_layer if "self_attn" in children else delta_layer
     return GRAPH.get(name)

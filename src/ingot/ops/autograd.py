@@ -41,14 +41,19 @@ class Node(nn.Module):
 
 
 class Matrix(nn.Module):
-    """A weight [O, I]: called, it maps x_TI to x @ weight.T."""
+    """A weight [O, I], stored as [O, ...], and perhaps a bias: called, it maps x_TI to x @ weight.T + bias."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, weight_OI: Tensor, trainable: bool) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight_OI, requires_grad=trainable)
+        self.register_parameter("bias", None)
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        return F.linear(x_TI, self.weight)
+        weight = self.weight.flatten(1)
+        bias = None if self.bias is None else self.bias.to(weight.dtype)
+        return F.linear(torch.as_tensor(x_TI, dtype=weight.dtype, device=weight.device), weight, bias)
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,17 @@ class OpSet:
     def take(self, x_TD: Tensor, rows_R: Any) -> Tensor:
         return x_TD[torch.as_tensor(rows_R, device=self.device).long()]
 
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return x.chunk(parts, dim=-1)
+
+    def resample_grid(self, table_GD: Tensor, index_4N: Any, weight_4N: Any) -> Tensor:
+        index, weight = (torch.as_tensor(a, device=self.device) for a in (index_4N, weight_4N))
+        return (table_GD[index] * weight[..., None]).sum(0)
+
+    def scatter_rows(self, x_TD: Tensor, rows_R: Any, values_RD: Any) -> Tensor:
+        rows = torch.as_tensor(rows_R, device=self.device).long()
+        return x_TD.index_copy(0, rows, torch.as_tensor(values_RD, dtype=x_TD.dtype, device=self.device))
+
     def concat(self, *parts: Tensor) -> Tensor:
         return torch.cat(parts, dim=-1)
 
@@ -161,6 +177,12 @@ class OpSet:
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
         return (wide * scale * (1 + w if one_plus else w)).to(x.dtype)
+
+    def layer_norm(self, x: Tensor, w: Tensor, b: Tensor, eps: float) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], w, b, eps).to(x.dtype)
+
+    def gelu(self, x: Tensor, tanh: bool) -> Tensor:
+        return F.gelu(x, approximate="tanh" if tanh else "none")
 
     def gated_rms_norm(self, o_THV: Tensor, z_THV: Tensor, w_V: Tensor, eps: float) -> Tensor:
         return (self.rms_norm(o_THV.float(), w_V, eps, False) * F.silu(z_THV.float())).to(z_THV.dtype)

@@ -59,11 +59,12 @@ class Packed:
     """A matrix leaf [O, I] in panels of 16 outputs: uint8 [O/16, panel bytes], laid out by its format.
 
     Called, it maps x_TI to x @ weight.T: f32 in f32; bf16 with x rounded to bf16; q8 and q4 with x rounded to int8 in
-    groups of 32. A 4-bit group is a scale and 32 entries of one codebook.
+    groups of 32. A 4-bit group is a scale and 32 entries of one codebook. A `bias` [O] is added afterwards.
     """
 
     def __init__(self, ops: OpSet, data: Array, shape: tuple[int, int], fmt: str) -> None:
         self.data, self.shape, self.fmt = data, shape, fmt
+        self.bias: Array | None = None
         self.native = _native.Matrix(data, fmt, *shape)
         self._ops = ops
 
@@ -102,15 +103,16 @@ class Node(reference.Node):
 
 class OpSet:
     """The native op set. `threads` None: one a core that this process may use (`ops.processors`); `isa` None: the best
-    of `available_isas()`."""
+    of `available_isas()`; `own_kv`: the format of keys and values that a pass without pools keeps for itself."""
 
     Node = Node
     PACK_VERSION = PACK_VERSION
 
-    def __init__(self, threads: int | None = None, isa: str | None = None) -> None:
+    def __init__(self, threads: int | None = None, isa: str | None = None, own_kv: str = "f32") -> None:
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads is {threads}; allowed are 1 to {MAX_THREADS}, or None for all the process has")
         self._context = _native.Context(threads or min(default_threads(), MAX_THREADS), isa or "")
+        self.own_kv = own_kv
         self.isa: str = self._context.isa
         self.threads: int = self._context.threads
 
@@ -125,10 +127,11 @@ class OpSet:
         once, in order."""
         if fmt not in FORMATS:
             raise ValueError(f"fmt is {fmt!r}; the native op set packs {', '.join(map(repr, FORMATS))}")
-        if tensor.array.ndim != 2:
-            raise ValueError(f"a matrix has two dimensions; this tensor has shape {tensor.array.shape}")
+        if tensor.array.ndim < 2:
+            raise ValueError(f"a matrix has two dimensions or more; this tensor has shape {tensor.array.shape}")
         stored = STORED.get(tensor.dtype)
         source = tensor.array if stored else tensor.float32()
+        source = source.reshape(len(source), -1)
         outputs, inputs = source.shape
         data = aligned_empty((-(-outputs // LANES), packed_bytes((LANES, inputs), fmt)), np.uint8)
         self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
@@ -180,6 +183,9 @@ class OpSet:
     conv_tail = staticmethod(reference.conv_tail)
     copy_row = staticmethod(reference.copy_row)
     concat = staticmethod(reference.concat)
+    split = staticmethod(reference.split)
+    resample_grid = staticmethod(reference.resample_grid)
+    scatter_rows = staticmethod(reference.scatter_rows)
     take = staticmethod(reference.take)
     host = staticmethod(reference.host)
 
@@ -202,6 +208,9 @@ class OpSet:
         y = [np.empty((len(x_TI), leaf.shape[0]), np.float32) for leaf in packed]  # type: ignore[attr-defined]
         if packed:
             self._context.linears(x_TI, [leaf.native for leaf in packed], y)  # type: ignore[attr-defined]
+            for leaf, y_TO in zip(packed, y, strict=True):
+                if getattr(leaf, "bias", None) is not None:
+                    y_TO += leaf.bias  # type: ignore[attr-defined]
         if len(packed) == len(leaves):
             return tuple(y)
         done = iter(y)
@@ -211,6 +220,18 @@ class OpSet:
         """x / sqrt(mean(x^2) + eps) * (1 + w, or w) over the last axis."""
         y = np.empty(x.shape, np.float32)
         self._context.rms_norm(x, w, eps, one_plus, y)
+        return y
+
+    def layer_norm(self, x: Array, w: Array, b: Array, eps: float) -> Array:
+        """(x - mean(x)) / sqrt(var(x) + eps) * w + b over the last axis."""
+        y = np.empty(x.shape, np.float32)
+        self._context.layer_norm(x, w, b, eps, y)
+        return y
+
+    def gelu(self, x: Array, tanh: bool) -> Array:
+        """x times the normal distribution's function at x, or its approximation by tanh."""
+        y = np.empty(x.shape, np.float32)
+        (self._context.gelu_tanh if tanh else self._context.gelu)(x, y)
         return y
 
     def gated_rms_norm(self, o_THV: Array, z_THV: Array, w_V: Array, eps: float) -> Array:
@@ -361,7 +382,7 @@ class OpSet:
         counts = -(-np.diff(seg.offset) // PAGE)
         first = np.cumsum(counts) - counts
         pages = (first[:, None] + np.arange(counts.max(initial=0))[None]).astype(np.int32)
-        kv = self.kv_pool(int(counts.sum()), kv_heads, head_dim)
+        kv = self.kv_pool(int(counts.sum()), kv_heads, head_dim, self.own_kv)
         return kv, np.zeros_like(seg.start), pages
 
 

@@ -7,6 +7,7 @@ rotary dims · delta net H value heads, G key heads, K key dim, V value dim, C c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -40,20 +41,24 @@ class Node:
 
 
 class Matrix:
-    """A weight [O, I]: called, it maps x_TI to x @ weight.T."""
+    """A weight [O, I], and perhaps a `bias` [O]: called, it maps x_TI to x @ weight.T + bias."""
+
+    bias: Array | None = None
 
     def __init__(self, weight_OI: Array) -> None:
         self.weight, self.shape = weight_OI, weight_OI.shape
 
     def __call__(self, x_TI: Array) -> Array:
-        return x_TI @ self.weight.T
+        y_TO = x_TI @ self.weight.T
+        return y_TO if self.bias is None else y_TO + self.bias
 
 
 def matrix(tensor: Stored, fmt: str = "f32") -> Matrix:
     """A matrix leaf; the reference computes in fp32 whatever the stored format, so `fmt` must be "f32"."""
     if fmt != "f32":
         raise ValueError(f"fmt is {fmt!r}; the reference op set holds its weights as 'f32'")
-    return Matrix(tensor.float32())
+    weight = tensor.float32()
+    return Matrix(weight.reshape(len(weight), -1))
 
 
 def embedding(tensor: Stored, fmt: str = "f32", tied: bool = False) -> Matrix:
@@ -101,6 +106,23 @@ def rms_norm(x: Array, w: Array, eps: float, one_plus: bool) -> Array:
     """x / sqrt(mean(x^2) + eps) * (1 + w, or w) over the last axis."""
     scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
     return x * scale * (1 + w if one_plus else w)
+
+
+def layer_norm(x: Array, w: Array, b: Array, eps: float) -> Array:
+    """(x - mean(x)) / sqrt(var(x) + eps) * w + b over the last axis."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    return centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + np.float32(eps)) * w + b
+
+
+def gelu(x: Array, tanh: bool) -> Array:
+    """x times the normal distribution's function at x; with `tanh` its approximation
+    x * sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))."""
+    if tanh:
+        return x * sigmoid(np.float32(2 * math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x))
+    return (x * (0.5 + 0.5 * _erf(x.astype(np.float64) / math.sqrt(2)))).astype(np.float32)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def gated_rms_norm(o_THV: Array, z_THV: Array, w_V: Array, eps: float) -> Array:
@@ -332,6 +354,26 @@ def grow(pool: Array, rows: int, kept: int) -> Array:
 def copy_row(pool: Array, source: int, target: int) -> None:
     """Row `target` of a pool becomes row `source`: one slot's state, or one page."""
     pool[target] = pool[source]
+
+
+def split(x: Array, parts: int) -> tuple[Array, ...]:
+    """The last axis in equal parts, each contiguous."""
+    return tuple(map(np.ascontiguousarray, np.split(x, parts, axis=-1)))
+
+
+def resample_grid(table_GD: Array, index_4N: Array, weight_4N: Array) -> Array:
+    """x_ND, for each of N the weighted sum of four rows of the table, in order."""
+    total = table_GD[index_4N[0]] * weight_4N[0][:, None]
+    for index, weight in zip(index_4N[1:], weight_4N[1:], strict=True):
+        total = total + table_GD[index] * weight[:, None]
+    return total
+
+
+def scatter_rows(x_TD: Array, rows_R: Array, values_RD: Array) -> Array:
+    """x with some rows replaced."""
+    y_TD = x_TD.copy()
+    y_TD[rows_R] = values_RD
+    return y_TD
 
 
 def concat(*parts: Array) -> Array:

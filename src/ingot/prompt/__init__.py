@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from ingot.prompt.bpe import ADDED_TOKENS, SPLIT_PATTERN, AddedToken, byte_alphabet, qwen_tokenizer
 from ingot.prompt.codec import OutputParser, random_call_id
-from ingot.prompt.messages import normalise_messages, normalise_tools
+from ingot.prompt.messages import Medium, normalise_messages, normalise_tools
 from ingot.prompt.output import Delta, ParsedMessage, ToolCallDelta
-from ingot.prompt.template import ChatTemplate, default_template, default_thinking, opens_thinking, render
+from ingot.prompt.template import (
+    ChatTemplate,
+    default_template,
+    default_thinking,
+    opens_thinking,
+    render,
+    render_with_media,
+)
 from ingot.prompt.tokenizer import StreamDecoder, Tokenizer
 
 __all__ = [
@@ -15,6 +22,7 @@ __all__ = [
     "AddedToken",
     "ChatTemplate",
     "Delta",
+    "Medium",
     "OutputParser",
     "ParsedMessage",
     "StreamDecoder",
@@ -29,4 +37,5 @@ __all__ = [
     "qwen_tokenizer",
     "random_call_id",
     "render",
+    "render_with_media",
 ]

@@ -1,8 +1,8 @@
 """OpenAI-style messages and tools, checked and brought to the one form that chat templates take.
 
-Out: role is system, user, assistant or tool; content is a str; the arguments of tool calls are dicts; reasoning is in
-both `reasoning_content` and `reasoning`. The caller's objects are copied, never changed. Errors name the place:
-`messages[2].tool_calls[0].function.arguments`.
+Out: role is system, user, assistant or tool; content is a str, or a list of parts where there are pictures; the
+arguments of tool calls are dicts; reasoning is in both `reasoning_content` and `reasoning`. The caller's objects are
+copied, never changed. Errors name the place: `messages[2].tool_calls[0].function.arguments`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ingot.prompt.outside_text import check_unicode
@@ -22,8 +23,42 @@ _FIELDS = {
 }
 # OpenAI's responses carry these in assistant messages; empty ones may come back, and nothing is lost with them.
 _EMPTY_ASSISTANT_FIELDS = {"annotations", "audio", "function_call", "refusal"}
-_MEDIA = {"image": "picture", "video": "video", "audio": "sound"}
+_MEDIA_FIELDS = {
+    "image": {"type", "image", "max_pixels"},
+    "image_url": {"type", "image_url"},
+    "video": {"type", "video", "fps", "max_pixels"},
+    "video_url": {"type", "video_url"},
+}
+_LOW_DETAIL = 512 * 512  # pixels of an image_url with detail "low": as OpenAI has it
 _DEPTH_LIMIT = 100  # taste: far deeper than any schema or argument, far from Python's recursion limit
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A picture ("image") or "video" as a message gives it: what it comes from, and where, for errors."""
+
+    kind: str
+    source: Any
+    where: str
+    max_pixels: int | None = None
+    fps: float | None = None
+
+
+def take_media(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Medium]]:
+    """Normalised messages whose pictures are bare parts {"type": "image"}, as templates want them, and the pictures."""
+    media: list[Medium] = []
+
+    def bare(part: Any) -> Any:
+        if not isinstance(part, Medium):
+            return part
+        media.append(part)
+        return {"type": part.kind}
+
+    normal = [dict(message) for message in messages]
+    for message in normal:
+        if isinstance(message["content"], list):
+            message["content"] = [bare(part) for part in message["content"]]
+    return normal, media
 
 
 def normalise_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -83,7 +118,8 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     return normal
 
 
-def _content(message: Mapping[str, Any], role: str, where: str) -> str:
+def _content(message: Mapping[str, Any], role: str, where: str) -> str | list[Any]:
+    """A text; or, where there are pictures, a list of text parts and `Medium`s."""
     content = message.get("content")
     where = f"{where}.content"
     if content is None:
@@ -91,29 +127,50 @@ def _content(message: Mapping[str, Any], role: str, where: str) -> str:
             return ""
         _wrong(where, None, f"a text or a list of parts in a message with the role {role!r}")
     if isinstance(content, (list, tuple)):
-        return "".join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+        parts = [_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+        if all(isinstance(part, str) for part in parts):
+            return "".join(parts)
+        return [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
     if not isinstance(content, str):
         _wrong(where, content, "a text, a list of parts or None")
     return _text(content, where)
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: Any, where: str) -> Any:
+    """The text of a part, or its `Medium`."""
     fields = _mapping(part, where)
-    _refuse_media(fields, where)
-    if fields.get("type", "text") != "text":
-        _wrong(f"{where}.type", fields["type"], "'text'")
+    named = next((name for name in _MEDIA_FIELDS if name in fields), None)
+    kind = fields.get("type", named or "text")
+    if kind in _MEDIA_FIELDS:
+        return _medium(fields, kind, where)
+    if kind != "text":
+        _wrong(f"{where}.type", kind, "'text', 'image', 'image_url', 'video' or 'video_url'")
     for key in fields:
         if key not in ("type", "text"):
             _unknown(where, key, ("type", "text"), "a text part")
     return _text(fields.get("text"), f"{where}.text")
 
 
-def _refuse_media(part: Mapping[str, Any], where: str) -> None:
-    """The one place where pictures, video and sound are turned away."""
-    named = [str(part.get("type", "")), *map(str, part)]
-    for word, what in _MEDIA.items():
-        if any(word in name for name in named):
-            raise ValueError(f"{where} is a {what}, which is not yet supported; content must be text.")
+def _medium(fields: Mapping[str, Any], kind: str, where: str) -> Medium:
+    for key in fields:
+        if key not in _MEDIA_FIELDS[kind]:
+            _unknown(where, key, _MEDIA_FIELDS[kind], f"a part of type {kind!r}")
+    source, where = fields.get(kind), f"{where}.{kind}"
+    max_pixels, fps = fields.get("max_pixels"), fields.get("fps")
+    if kind.endswith("_url") and isinstance(source, Mapping):
+        for key in source:
+            if key not in ("url", "detail"):
+                _unknown(where, key, ("url", "detail"), f"an {kind}")
+        detail = source.get("detail", "auto")
+        if detail not in ("auto", "high", "low"):
+            _wrong(f"{where}.detail", detail, "'auto', 'high' or 'low'")
+        max_pixels = _LOW_DETAIL if detail == "low" else None
+        source, where = source.get("url"), f"{where}.url"
+    if source is None:
+        _wrong(where, source, "a path, a data: URL, bytes or pixels")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf):
+        _wrong(f"{where}.fps", fps, "a positive number of frames a second")
+    return Medium(kind.removesuffix("_url"), source, where, max_pixels, fps)
 
 
 def _reasoning(message: Mapping[str, Any], where: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from ingot.prompt.messages import normalise_messages, normalise_tools
+from ingot.prompt.messages import Medium, normalise_messages, normalise_tools, take_media
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
 
 SOURCE_LIMIT = 1_000_000  # characters of template source; the official ones have under 8,000
@@ -69,6 +69,18 @@ def render(
     Other keyword arguments are handed to the template (`preserve_thinking=True`, ...). Raises ValueError for malformed
     messages or tools, for a template that refuses them, fails, or exceeds the sandbox's bounds.
     """
+    return render_with_media(messages, tools, template, add_generation_prompt, thinking, **variables)[0]
+
+
+def render_with_media(
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    template: ChatTemplate | str | None = None,
+    add_generation_prompt: bool = True,
+    thinking: bool | None = None,
+    **variables: Any,
+) -> tuple[str, list[Medium]]:
+    """`render`, and the pictures and videos of the messages in their order."""
     chosen = _as_template(template)
     clash = sorted(set(variables) & set(_NAMES_OF_RENDER))
     if clash:
@@ -78,16 +90,17 @@ def render(
             raise ValueError(f"thinking is {thinking!r}; it must be True, False or None (the template's default).")
         variables["enable_thinking"] = thinking
     tool_list = normalise_tools(tools)
+    bare, media = take_media(normalise_messages(messages))
     values = {
         **chosen.special_tokens,
         **variables,
-        "messages": normalise_messages(messages),
+        "messages": bare,
         "tools": tool_list,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
     source = chosen.tool_source if tool_list and chosen.tool_source else chosen.source
-    return _run(source, chosen.origin, values)
+    return _run(source, chosen.origin, values), media
 
 
 def default_thinking(template: ChatTemplate | str) -> bool:

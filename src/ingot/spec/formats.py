@@ -11,9 +11,14 @@ FORMATS = {"f32": (1, 4), "bf16": (32, 64), "q8": (64, 68), "q4": (64, 36)}
 QUANTISED = ("q8", "q4")
 
 
-def held_as(role: str, fmt: str) -> str:
-    """The format of a matrix of `role` in a model that is held as `fmt`. The delta rule's gates are never quantised: an
-    error in a decay is raised to the power of the tokens that follow, and gates are 1 % of the weights."""
+def held_as(role: str, fmt: str, component: str = "text") -> str:
+    """The format of a matrix of `role` in a model that is held as `fmt`.
+
+    The delta rule's gates are never quantised: an error in a decay is raised to the power of the tokens that follow,
+    and gates are 1 % of the weights. The vision tower is never held in 4 bits: it runs once a picture.
+    """
+    if component == "vision" and fmt == "q4":
+        return "q8"
     return "f32" if role == "gate" and fmt in QUANTISED else fmt
 
 

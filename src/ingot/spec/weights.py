@@ -31,6 +31,11 @@ class Weight:
     parts: tuple[tuple[str, int], ...] = ()
 
     @property
+    def matrix_shape(self) -> tuple[int, int]:
+        """Outputs and inputs of a matrix; a convolution's kernel is flattened."""
+        return self.shape[0], self.size // self.shape[0]
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         count = 1

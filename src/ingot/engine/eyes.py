@@ -1,0 +1,75 @@
+"""Pictures to features, each picture once: the vision tower, loaded when the first one comes, and what it saw last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ingot.model import Frames
+from ingot.spec import Config
+
+KEPT_BYTES = 256 << 20  # of features: some forty screenshots of the 0.8B model (taste)
+PASS_PATCHES = 8192  # of small frames that go through the tower together (taste)
+
+
+@dataclass(frozen=True)
+class Visual:
+    """A picture or video of a prompt. `rows` are the tokens its features take, `grid` its temporal patches, rows and
+    columns of patches, `patches(t)` the float32 [rows * columns, ...] of one temporal patch, `digest` its content."""
+
+    rows: np.ndarray
+    grid: tuple[int, int, int]
+    patches: Callable[[int], np.ndarray]
+    digest: str
+
+
+class Eyes:
+    """`load` gives the tower's node; None: the model has none."""
+
+    def __init__(self, ops: Any, config: Config, load: Callable[[], Any] | None) -> None:
+        self.ops, self.config, self._load = ops, config, load
+        self._tower: Any = None
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._bytes = 0
+
+    def features(self, visual: Visual) -> np.ndarray:
+        """float32 [M, D]: a function of the picture alone, whoever is beside it."""
+        found = self._kept.get(visual.digest)
+        if found is None:
+            found = self._encode(visual)
+            self._kept[visual.digest] = found
+            self._bytes += found.nbytes
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        self._kept.move_to_end(visual.digest)
+        return found
+
+    def of_slice(self, visuals: Sequence[Visual], begin: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of the tokens begin .. end those that stand for pictures, counted from begin, and their features."""
+        rows, parts = [], []
+        for visual in visuals:
+            inside = (visual.rows >= begin) & (visual.rows < end)
+            if inside.any():
+                rows.append(visual.rows[inside] - begin)
+                parts.append(self.features(visual)[inside])
+        return (np.concatenate(rows), np.concatenate(parts)) if rows else None
+
+    def _encode(self, visual: Visual) -> np.ndarray:
+        vision = self.config.vision
+        if self._load is None or vision is None:
+            raise ValueError("this model sees no pictures: it was made without a vision tower")
+        if self._tower is None:
+            self._tower = self._load()
+        frames, *grid = visual.grid
+        together = max(1, PASS_PATCHES // (grid[0] * grid[1]))
+        parts = []
+        for first in range(0, frames, together):
+            some = range(first, min(first + together, frames))
+            where = Frames.of([(grid[0], grid[1])] * len(some), vision)
+            patches = np.concatenate([visual.patches(t) for t in some])
+            parts.append(self.ops.host(self._tower(self.ops, patches, where)))
+        return np.concatenate(parts)

@@ -1,0 +1,79 @@
+"""The native tower: an image's features are a function of its pixels alone, to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.model import Frames, build
+from tests.model.small import RAW, weights
+from tests.ops import native_cases as cases
+
+native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
+
+VISION = {
+    "depth": 2,
+    "hidden_size": 40,
+    "num_heads": 2,
+    "intermediate_size": 52,
+    "out_hidden_size": RAW["hidden_size"],
+    "patch_size": 4,
+    "num_position_embeddings": 49,
+}
+GRIDS = [(4, 6), (2, 2), (14, 10), (4, 6)]
+PIXELS = 3 * 2 * 4 * 4
+
+
+def tower(ops: Any, fmt: str) -> Any:
+    from ingot.spec import parse_config
+
+    tie = RAW["tie_word_embeddings"]
+    text = {key: value for key, value in RAW.items() if key not in ("model_type", "tie_word_embeddings")}
+    config = parse_config(
+        {"model_type": "qwen3_5", "text_config": text, "vision_config": VISION, "tie_word_embeddings": tie}
+    )
+    return build(config, ops, weights(), fmt, ("vision",)).model.visual
+
+
+def patches(grid: tuple[int, int], seed: int) -> np.ndarray:
+    return cases.draw(np.random.default_rng(seed), grid[0] * grid[1], PIXELS)
+
+
+def features(ops: Any, w: Any, grids: list[tuple[int, int]], pixels: list[np.ndarray]) -> np.ndarray:
+    return np.asarray(w(ops, np.concatenate(pixels), Frames.of(grids, w.config.vision)))
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+def test_company_threads_and_instruction_sets_change_no_bit(fmt: str) -> None:
+    pixels = [patches(grid, seed) for seed, grid in enumerate(GRIDS)]
+    first: list[np.ndarray] = []
+    for isa in native.available_isas():
+        for threads in (1, 3):
+            ops = native.OpSet(threads, isa, own_kv="f32" if fmt == "f32" else "bf16")
+            w = tower(ops, fmt)
+            alone = [features(ops, w, [grid], [x]) for grid, x in zip(GRIDS, pixels, strict=True)]
+            first = first or alone
+            assert cases.same_bits(alone, first), (isa, threads)
+            together = features(ops, w, GRIDS, pixels)
+            assert cases.same_bits([together], [np.concatenate(alone)]), (isa, threads)
+
+
+@pytest.mark.parametrize(("fmt", "error"), [("bf16", 0.02), ("q8", 0.05)])
+def test_formats_are_near(fmt: str, error: float) -> None:
+    exact, held = native.OpSet(2), native.OpSet(2, own_kv="bf16")
+    want = features(exact, tower(exact, "f32"), [GRIDS[2]], [patches(GRIDS[2], 5)])
+    got = features(held, tower(held, fmt), [GRIDS[2]], [patches(GRIDS[2], 5)])
+    assert 0 < np.abs(got - want).max() <= error * np.abs(want).max()
+
+
+def test_a_frame_sees_itself_alone() -> None:
+    ops = native.OpSet(2)
+    w, pixels = tower(ops, "f32"), [patches(grid, seed) for seed, grid in enumerate(GRIDS)]
+    before = features(ops, w, GRIDS, pixels)
+    pixels[1] = np.full_like(pixels[1], np.nan)
+    after = features(ops, w, GRIDS, pixels)
+    first = GRIDS[0][0] * GRIDS[0][1] // 4
+    assert cases.same_bits([after[:first], after[first + 1 :]], [before[:first], before[first + 1 :]])
+    assert np.isnan(after[first]).all()
