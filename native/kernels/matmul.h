@@ -15,7 +15,7 @@ inline void linear(const Linear& op, int64_t row, int64_t rows, int64_t panel, i
   if (op.format == Format::f32) return float_linear(op, row, rows, panel, panels);
   int8_t* bytes = static_cast<int8_t*>(scratch);
 #ifdef INGOT_TILES
-  if (op.format == Format::bf16) return bf16_tiles(op, row, rows, panel, panels);
+  if (op.format == Format::bf16) return bf16_tiles(op, row, rows, panel, panels, bytes);
   if (rows >= tile_rows) return integer_tiles(op, row, rows, panel, panels, bytes);
 #else
   if (op.format == Format::bf16) return bf16_linear(op, row, rows, panel, panels);

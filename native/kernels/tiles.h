@@ -8,12 +8,17 @@ namespace ingot::INGOT_ISA {
 // Fewer rows are not worth spreading a panel for: the four-way dot products are as fast (docs/why/decode-bandwidth.md).
 inline constexpr int64_t tile_rows = 5;
 
-// bf16: R tiles of rows by C panels, whose sums stay in tiles 0 .. R * C - 1 over a chunk of groups.
+// bf16: R tiles of rows by C panels, whose sums stay in tiles 0 .. R * C - 1 over a chunk of groups. Between chunks
+// they are kept in a place of their own: rows of y are often a multiple of 4 KiB apart, and would meet in one set of
+// the cache.
 struct Bf16Tiles {
   const Linear& op;
   int64_t row, panel;  // first of the matmul tile
   bool from_memory;    // the weights are used once, as they arrive
+  float* kept;         // [tiles, 2, 16, 16]: sums of two panels
   int64_t apart = 1;   // panels between those of one run
+
+  float* kept_at(int64_t tile, int64_t c) const { return kept + (2 * tile + c) * row_tile * lanes; }
 
   template <int R, int C>
   void run(const LinearSink& sink, int64_t tile, int64_t p, int64_t last_rows, Groups groups) const {
@@ -25,17 +30,15 @@ struct Bf16Tiles {
     }
     for (int c = 0; c < 2; ++c) config.tile(6 + c, row_tile, 64);
     const Tiles tiles(config);
-    if (!from_memory)
+    const bool last_chunk = groups.end == op.rounded.groups;
+    if (!from_memory && last_chunk)
       for (int r = 0; r < R; ++r)
         for (int64_t i = 0; i < rows_of(r); ++i)
           for (int c = 0; c < C; ++c) prefetch_to_write(sink.at((tile + r) * row_tile + i, p + c * apart));
     each_sum<R, C>([&](auto r, auto c) {
       constexpr int sum = r * C + c;
-      if (sink.fresh) return tile_zero<sum>();
-      alignas(64) float part[row_tile][lanes];
-      for (int64_t i = 0; i < rows_of(r); ++i)
-        store(part[i], sink.begin(tile * row_tile + r * row_tile + i, p + c * apart));
-      tile_load<sum>(part, 64);
+      if (groups.begin == 0) tile_zero<sum>();
+      else tile_load<sum>(kept_at(tile + r, c), 64);
     });
     const int64_t total = op.rounded.groups, size = panel_bytes(op.format, op.inputs);
     const uint16_t* x =
@@ -56,6 +59,7 @@ struct Bf16Tiles {
     }
     each_sum<R, C>([&](auto r, auto c) {
       constexpr int sum = r * C + c;
+      if (!last_chunk) return tile_store<sum>(kept_at(tile + r, c), 64);
       const int64_t first = tile * row_tile + r * row_tile;
       const int64_t at = p + c * apart;
       if (sink.room(at) == lanes) return tile_store<sum>(sink.at(first, at), sink.stride * 4);
@@ -83,21 +87,22 @@ struct Bf16Tiles {
   }
 };
 
-inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels) {
-  Bf16Tiles kernel{op, row, panel, rows <= row_tile};
+// scratch: 1 KiB for each of two panels and every tile of rows, which is 64 KiB at most.
+inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels, int8_t* scratch) {
+  Bf16Tiles kernel{op, row, panel, rows <= row_tile, reinterpret_cast<float*>(scratch)};
   const int64_t groups = op.rounded.groups, tiles = (rows + row_tile - 1) / row_tile;
   const int64_t depth = tiles > 2 ? chunk_groups / 2 : groups, last = rows - (tiles - 1) * row_tile;
-  for (int64_t g = 0; g < groups; g += depth) {
-    const Groups range{g, g + depth < groups ? g + depth : groups};
-    const LinearSink sink = linear_sink(op, row, panel, g == 0);
-    int64_t p = 0;
-    if (tiles == 1 && panels >= 4) {  // four long streams from memory
-      for (kernel.apart = panels / 4; p < kernel.apart; ++p) kernel.run<1, 4>(sink, 0, p, last, range);
-      p = 4 * kernel.apart;
-      kernel.apart = 1;
-    }
-    for (; p < panels; p += 2) {
-      const bool pair = p + 2 <= panels;
+  const LinearSink sink = linear_sink(op, row, panel);
+  int64_t p = 0;
+  if (tiles == 1 && panels >= 4) {  // four long streams from memory
+    for (kernel.apart = panels / 4; p < kernel.apart; ++p) kernel.run<1, 4>(sink, 0, p, last, {0, groups});
+    p = 4 * kernel.apart;
+    kernel.apart = 1;
+  }
+  for (; p < panels; p += 2) {
+    const bool pair = p + 2 <= panels;
+    for (int64_t g = 0; g < groups; g += depth) {
+      const Groups range{g, g + depth < groups ? g + depth : groups};
       int64_t t = 0;
       for (; t + 2 <= tiles; t += 2) {
         const int64_t count = t + 2 == tiles ? last : row_tile;
