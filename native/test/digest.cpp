@@ -58,12 +58,19 @@ void rows(Context& context) {
   norm.weight = weight.data(), norm.y = y.data(), norm.rows = count, norm.size = size, norm.eps = 1e-6f;
   context.rms_norm(norm);
   show(context.isa(), "rms_norm", y);
+  norm.bias = weight.data();
+  context.layer_norm(norm);
+  show(context.isa(), "layer_norm", y);
   Elementwise map{};
   map.a = {x.data(), 1, size, size}, map.y = y.data(), map.rows = count, map.size = size;
   context.exp(map);
   show(context.isa(), "exp", y);
   context.softplus(map);
   show(context.isa(), "softplus", y);
+  context.gelu_tanh(map);
+  show(context.isa(), "gelu_tanh", y);
+  context.gelu(map);
+  show(context.isa(), "gelu", y);
 }
 
 // Two segments, of 70 and 3 tokens; the second goes on after 5.
