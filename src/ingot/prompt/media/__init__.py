@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ingot.prompt.media.expand import Expanded, expand, placeholder_text
+from ingot.prompt.media.expand import Expanded, expand
 from ingot.prompt.media.image import open_image
 from ingot.prompt.media.picture import Picture, Preprocessor
 from ingot.prompt.media.size import image_size, video_size
@@ -14,6 +14,5 @@ __all__ = [
     "expand",
     "image_size",
     "open_image",
-    "placeholder_text",
     "video_size",
 ]

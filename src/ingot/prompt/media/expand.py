@@ -97,8 +97,3 @@ def _positions(length: int, runs: Sequence[tuple[int, Picture]]) -> Array:
         now, at = now + max(down, across), begin + down * across
     text(length)
     return positions
-
-
-def placeholder_text(video: bool) -> str:
-    """What a template writes for one picture or video."""
-    return f"<|vision_start|><|{'video' if video else 'image'}_pad|><|vision_end|>"
