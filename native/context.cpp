@@ -12,6 +12,10 @@ namespace {
 // rows never leave the calling thread.
 constexpr int64_t tile_floats = 16384;
 
+// Weights that a thread asks for while it waits for the others: more stays in no second cache, less is read before the
+// wait ends (64, 128 and 256 KiB measured: docs/why/decode-bandwidth.md).
+constexpr int64_t ahead_bytes = 256 << 10;
+
 int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile; }
 
 int64_t tokens_of(const Ragged& seg, int64_t s) { return seg.offset[s + 1] - seg.offset[s]; }
@@ -21,6 +25,42 @@ template <class Body>
 void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) {
   pool.run(tiles_of(total, tile), [&](int64_t t, int) { body(t * tile, std::min(tile, total - t * tile)); });
 }
+
+// The tiles of matrices that meet the same rows: rows by panels of one matrix.
+class MatmulTiles {
+ public:
+  struct Tile {
+    const Linear& op;
+    int64_t row, rows, panel, panels;
+  };
+
+  // Few rows wait for the weights, and long runs of them are read fastest; but threads must end together.
+  MatmulTiles(const std::vector<Linear>& ops, int threads) : ops_(ops), row_tiles_(tiles_of(ops[0].rows, linear_rows)) {
+    int64_t bytes = 0;
+    for (const Linear& op : ops) bytes += tiles_of(op.outputs, lanes) * panel_bytes(op.format, op.inputs);
+    bytes = ops[0].rows > row_tile ? 0 : std::clamp(bytes / (4 * threads), linear_bytes, 16 * linear_bytes);
+    for (const Linear& op : ops) {
+      panels_.push_back(round_up(std::max<int64_t>(bytes / panel_bytes(op.format, op.inputs), 1), linear_panels));
+      first_.push_back(first_.back() + row_tiles_ * tiles_of(tiles_of(op.outputs, lanes), panels_.back()));
+    }
+  }
+
+  int64_t count() const { return first_.back(); }
+
+  Tile at(int64_t tile) const {
+    const size_t i = size_t(std::upper_bound(first_.begin(), first_.end(), tile) - first_.begin()) - 1;
+    const Linear& op = ops_[i];
+    const int64_t panel = (tile - first_[i]) / row_tiles_ * panels_[i],
+                  row = (tile - first_[i]) % row_tiles_ * linear_rows;
+    return {op, row, std::min<int64_t>(linear_rows, op.rows - row), panel,
+            std::min(panels_[i], tiles_of(op.outputs, lanes) - panel)};
+  }
+
+ private:
+  const std::vector<Linear>& ops_;
+  int64_t row_tiles_;
+  std::vector<int64_t> first_{0}, panels_;  // first tile of every matrix; panels of its tiles
+};
 
 // Floats that runs of attention may leave to be combined: 8 MB, decoding over 262,144 keys at 16 query heads (taste).
 constexpr int64_t part_floats = int64_t(1) << 21;
@@ -107,24 +147,27 @@ void Context::linears(std::vector<Linear> ops) {
   round_rows(ops, false, memory + scratch * threads());
   round_rows(ops, true, memory + scratch * threads() + integers);
 
-  // Few rows wait for the weights, and long runs of them are read fastest; but threads must end together.
-  int64_t bytes = 0;
-  for (const Linear& op : ops) bytes += tiles_of(op.outputs, lanes) * panel_bytes(op.format, op.inputs);
-  bytes = rows > row_tile ? 0 : std::clamp(bytes / (4 * threads()), linear_bytes, 16 * linear_bytes);
-  const int64_t row_tiles = tiles_of(rows, linear_rows);
-  std::vector<int64_t> first{0}, panels;  // first tile of every matrix; panels of its tiles
-  for (const Linear& op : ops) {
-    panels.push_back(round_up(std::max<int64_t>(bytes / panel_bytes(op.format, op.inputs), 1), linear_panels));
-    first.push_back(first.back() + row_tiles * tiles_of(tiles_of(op.outputs, lanes), panels.back()));
+  const MatmulTiles tiles(ops, threads());
+  const auto body = [&](int64_t t, int thread) {
+    const MatmulTiles::Tile tile = tiles.at(t);
+    kernels_.linear(tile.op, tile.row, tile.rows, tile.panel, tile.panels, memory + thread * scratch);
+  };
+  if (rows > row_tile || tiles.count() == 0) return pool_.run(tiles.count(), body);
+  std::vector<Ahead> begins;
+  for (int thread = 0; thread < threads(); ++thread) {
+    const MatmulTiles::Tile tile = tiles.at(std::min(pool_.first_tile(tiles.count(), thread), tiles.count() - 1));
+    const int64_t size = panel_bytes(tile.op.format, tile.op.inputs);
+    const uint8_t* at = tile.op.weight + tile.panel * size;
+    begins.push_back({at, at + std::min(tile.panels * size, ahead_bytes)});
   }
-  pool_.run(first.back(), [&](int64_t t, int thread) {
-    size_t i = 0;
-    while (t >= first[i + 1]) ++i;
-    const Linear& op = ops[i];
-    const int64_t panel = (t - first[i]) / row_tiles * panels[i], row = (t - first[i]) % row_tiles * linear_rows;
-    const int64_t count = std::min(panels[i], tiles_of(op.outputs, lanes) - panel);
-    kernels_.linear(op, row, std::min<int64_t>(linear_rows, rows - row), panel, count, memory + thread * scratch);
-  });
+  pool_.run(tiles.count(), body, followers_.after(ops[0].weight, std::move(begins)));
+}
+
+// What followed `weight` the last time. `begins`, where the threads begin with it, follows the call before this one.
+const std::vector<Ahead>& Context::Followers::after(const uint8_t* weight, std::vector<Ahead> begins) {
+  if (last) of[last] = std::move(begins);
+  last = weight;
+  return of[weight];
 }
 
 void Context::rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t)) {

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "choice.h"
@@ -74,9 +75,18 @@ class Context {
   void add(const float* a, const float* b, float* y, int64_t count);
   void swiglu(const Layer& layer);
 
+  // What the threads began with in the call of linears that came after the one of a matrix, the last time: the order
+  // of a model's matrices is the same in every step. Addresses only, for nothing but asking ahead.
+  struct Followers {
+    std::unordered_map<const uint8_t*, std::vector<Ahead>> of;
+    const uint8_t* last = nullptr;
+    const std::vector<Ahead>& after(const uint8_t* weight, std::vector<Ahead> begins);
+  };
+
   const Kernels& kernels_;
   ThreadPool pool_;
   Workspace workspace_;    // of linears
+  Followers followers_;    // of linears
   Workspace activations_;  // between the operations of a layer
 };
 
