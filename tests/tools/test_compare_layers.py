@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import pytest
 pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from ingot.prompt.media import Preprocessor  # noqa: E402
 from ingot.store import open_checkpoint  # noqa: E402
-from tests.model.checkpoints import save_checkpoint  # noqa: E402
+from tests.model.checkpoints import save_checkpoint, save_seeing_checkpoint  # noqa: E402
 from tests.tools import faults  # noqa: E402
 from tools.compare_layers.__main__ import main, report  # noqa: E402
+from tools.compare_layers.asked import with_picture  # noqa: E402
 from tools.compare_layers.comparison import compare  # noqa: E402
 from tools.compare_layers.diagnosis import diagnose  # noqa: E402
 from tools.compare_layers.recording import Recording, open_op_set, run_ingot  # noqa: E402
@@ -66,6 +69,24 @@ def test_equal_models_do_not_part(checkpoints, seed, backend):
         assert comparison.unseen == [], "every operation of the graph has its counterpart"
         assert comparison.rows[-1].name == "lm_head"
         assert {row.shape[0] for row in comparison.rows} == {len(IDS)}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_picture_does_not_part(tmp_path, seed):
+    checkpoint = open_checkpoint(save_seeing_checkpoint(tmp_path / "seeing", seed))
+    image = np.random.default_rng(seed).integers(0, 256, (37, 64, 3), dtype=np.uint8)
+    picture = Preprocessor.from_directory(checkpoint.path, checkpoint.config.vision).image(image)
+    asked = with_picture(IDS[:11], picture, checkpoint.config)
+    theirs = run_transformers(checkpoint, asked)
+    for backend in BACKENDS:
+        for chunk in (None, 9):
+            comparison, _ = judged(run_ingot(checkpoint, open_op_set(backend), asked, chunk), theirs)
+            assert comparison.first is None
+            assert comparison.unseen == []
+            rows = {row.name: row.shape[0] for row in comparison.rows}
+            assert rows["model.visual.pos_embed"] == np.prod(picture.grid)
+            assert rows["model.visual"] == picture.tokens
+            assert rows["lm_head"] == len(asked.ids) == 11 + 2 + picture.tokens
 
 
 def test_names_are_hugging_faces_in_execution_order(checkpoints):
@@ -153,6 +174,31 @@ def change_of(fault: str, name: str, config) -> faults.Change:
         "bias": lambda w: w + 1,
     }
     return next((change for end, change in by_ending.items() if fault.endswith(end)), lambda w: w * 1.01)
+
+
+VISION_FAULTS = {
+    "model.visual.patch_embed.proj.bias": ("model.visual.patch_embed.proj", "the bias is left out"),
+    "model.visual.blocks.1.norm2.bias": ("model.visual.blocks.1.norm2", "the bias is left out"),
+    "model.visual.pos_embed.weight": ("model.visual.pos_embed", "rows and columns are exchanged"),
+}
+
+
+@pytest.mark.parametrize("name", VISION_FAULTS)
+def test_fault_in_the_tower(tmp_path, name, capsys):
+    """A bias lost on the way, a grid read the other way round."""
+    original = save_seeing_checkpoint(tmp_path / "seeing", 0)
+    side = round(open_checkpoint(original).config.vision.num_position_embeddings ** 0.5)
+    turned = lambda w: w.reshape(side, side, -1).swapaxes(0, 1).reshape(w.shape)  # noqa: E731
+    change = np.zeros_like if name.endswith("bias") else turned
+    damaged = faults.changed_checkpoint(original, tmp_path / "damaged", {name: change})
+    for file in original.glob("*preprocessor_config.json"):
+        shutil.copy(file, damaged)
+    assert main([str(original), "--other", str(damaged), "--image", "70x41", "--tokens", "4"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    place, cause = VISION_FAULTS[name]
+    assert f"first divergence: {place}" in lines
+    assert f"  the two checkpoints hold different values in {name}" in lines
+    assert cause in lines[-1]
 
 
 @pytest.mark.parametrize("fault", WEIGHT_FAULTS)
@@ -325,6 +371,7 @@ def test_decode_equals_prefill_to_the_bit(checkpoints):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--image", "9x9"], "--image is '9x9', but"),
         (["--ids", "1,x"], "--ids is '1,x'; it must be integers"),
         (["--ids", "5,9999"], "token id 9999; this model's ids are 0 to"),
         (["--ids", "-1"], "token id -1; this model's ids are 0 to"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ingot.prompt.media import Picture, Preprocessor, open_image
 from ingot.spec import Config
 from ingot.store import Checkpoint, open_checkpoint, resolve
+from tools.compare_layers.asked import Asked, asked_for, with_picture
 from tools.compare_layers.comparison import Comparison, compare
 from tools.compare_layers.diagnosis import Diagnosis, diagnose
 from tools.compare_layers.recording import Recording, open_op_set, run_ingot
@@ -54,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--ids", metavar="1,2,3", help="these token ids")
     what.add_argument("--tokens", metavar="N", type=int, default=TOKENS, help=f"N random tokens (default: {TOKENS})")
     parser.add_argument(
+        "--image", metavar="FILE|WxH", help="a picture in the middle of the prompt: a file, or noise of this size"
+    )
+    parser.add_argument(
         "--chunk", metavar="N", type=int, help="tokens a pass on Ingot's side (default: all; 1 decodes)"
     )
     parser.add_argument(
@@ -69,14 +75,15 @@ def _run(options: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(resolve(options.checkpoint))
     other = open_checkpoint(resolve(options.other)) if options.other else checkpoint
     ids = _ids(options, checkpoint)
-    theirs = _other_side(options.against, other, ids)  # first, and gone before Ingot's weights come
-    ours = run_ingot(checkpoint, open_op_set(options.backend), ids, options.chunk)
+    asked = asked_for(ids) if options.image is None else with_picture(ids, *_picture(options.image, checkpoint))
+    theirs = _other_side(options.against, other, asked)  # first, and gone before Ingot's weights come
+    ours = run_ingot(checkpoint, open_op_set(options.backend), asked, options.chunk)
     comparison = compare(ours, theirs, options.tolerance)
     diagnosis = diagnose(comparison, ours, theirs)
     if options.json:
-        print(json.dumps(_as_json(options, ids, comparison, diagnosis), allow_nan=False))
+        print(json.dumps(_as_json(options, asked, comparison, diagnosis), allow_nan=False))
     else:
-        print(f"{checkpoint.path}: {len(ids)} tokens, Ingot ({options.backend}) against {options.against}\n")
+        print(f"{checkpoint.path}: {len(asked.ids)} tokens, Ingot ({options.backend}) against {options.against}\n")
         print("\n".join(report(comparison, diagnosis, options.chunk)))
     return 1 if comparison.first else 0
 
@@ -117,10 +124,21 @@ def _text_ids(config: Config) -> int:
     return min(config.text.vocab_size, *(i for i in vision if i > 0))
 
 
-def _other_side(against: str, checkpoint: Checkpoint, ids: list[int]) -> Recording:
+def _picture(what: str, checkpoint: Checkpoint) -> tuple[Picture, Config]:
+    """The picture as the checkpoint's preprocessor makes it."""
+    config = checkpoint.config
+    if config.vision is None or not checkpoint.has_vision:
+        raise ValueError(f"--image is {what!r}, but {checkpoint.path} has no vision tower")
+    size = re.fullmatch(r"(\d{1,5})x(\d{1,5})", what)
+    noise = np.random.default_rng(SEED)
+    source = noise.integers(0, 256, (int(size[2]), int(size[1]), 3), dtype=np.uint8) if size else what
+    return Preprocessor.from_directory(checkpoint.path, config.vision).image(open_image(source)), config
+
+
+def _other_side(against: str, checkpoint: Checkpoint, asked: Asked) -> Recording:
     if against == "transformers":
-        return run_transformers(checkpoint, ids)
-    return run_ingot(checkpoint, open_op_set(against), ids)
+        return run_transformers(checkpoint, asked)
+    return run_ingot(checkpoint, open_op_set(against), asked)
 
 
 def report(comparison: Comparison, diagnosis: Diagnosis | None, chunk: int | None = None) -> list[str]:
@@ -160,13 +178,13 @@ def _explained(comparison: Comparison, diagnosis: Diagnosis | None, chunk: int |
 
 
 def _as_json(
-    options: argparse.Namespace, ids: list[int], comparison: Comparison, diagnosis: Diagnosis | None
+    options: argparse.Namespace, asked: Asked, comparison: Comparison, diagnosis: Diagnosis | None
 ) -> dict[str, Any]:
-    asked = {
+    given = {
         "checkpoint": str(Path(options.checkpoint)), "other": options.other, "backend": options.backend,
-        "against": options.against, "chunk": options.chunk, "ids": ids,
+        "against": options.against, "chunk": options.chunk, "image": options.image, "ids": asked.ids.tolist(),
     }  # fmt: skip
-    return asked | comparison.as_json() | {"diagnosis": asdict(diagnosis) if diagnosis else None}
+    return given | comparison.as_json() | {"diagnosis": asdict(diagnosis) if diagnosis else None}
 
 
 if __name__ == "__main__":

@@ -58,6 +58,8 @@ def _differing_weights(name: str, ours: Recording, theirs: Recording) -> tuple[s
     if a is None or b is None or a.path == b.path:
         return ()
     place = name.rpartition(".")[0]
-    names = (f"{place}.A_log", f"{place}.dt_bias") if name.endswith(".log_decay") else (f"{name}.weight",)
+    names = (
+        (f"{place}.A_log", f"{place}.dt_bias") if name.endswith(".log_decay") else (f"{name}.weight", f"{name}.bias")
+    )
     both = [weight for weight in names if weight in a.table and weight in b.table]
     return tuple(weight for weight in both if not np.array_equal(a.read(weight).float32(), b.read(weight).float32()))

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ingot.engine.eyes import Eyes
 from ingot.engine.sequence import StatePool
 from ingot.model import build
 from ingot.ops import reference
 from ingot.store import Checkpoint
+from tools.compare_layers.asked import Asked, asked_for
 
 Array = np.ndarray
 
@@ -25,13 +27,15 @@ Array = np.ndarray
 ACTIVATIONS = {
     "linears": 1, "rms_norm": 1, "gated_rms_norm": 2, "silu_mul": 2, "sigmoid_mul": 2, "causal_conv1d": 1, "l2_norm": 1,
     "delta_gates": 2, "gated_delta_rule": 5, "attention": 3, "rope": 2, "rotary": 0, "embed": 0,
+    "layer_norm": 1, "gelu": 1, "resample_grid": 0,
 }  # fmt: skip
 # op -> the words its results add to the path of the running node; l2_norm gives one a call
 WORDS = {
     "causal_conv1d": ("conv1d",), "delta_gates": ("log_decay", "beta"), "gated_delta_rule": ("delta_rule",),
     "rope": ("q_rope", "k_rope"), "attention": ("attention",), "sigmoid_mul": ("gated",), "silu_mul": ("silu_mul",),
-    "l2_norm": ("q_l2norm", "k_l2norm"),
+    "l2_norm": ("q_l2norm", "k_l2norm"), "gelu": ("act_fn",),
 }  # fmt: skip
+VISUAL = "model.visual."  # the tower's names begin with it
 NOT_WEIGHTS = ("forward", "config", "one_plus")  # attributes of a node
 
 
@@ -55,16 +59,22 @@ class Recording:
     checkpoint: Checkpoint | None = None
 
 
-def run_ingot(checkpoint: Checkpoint, ops: Any, ids: Sequence[int], chunk: int | None = None) -> Recording:
-    """What Ingot's graph computes for `ids` by the op set `ops`, `chunk` tokens a pass (None: all), weights in f32."""
+def run_ingot(checkpoint: Checkpoint, ops: Any, prompt: Asked | Sequence[int], chunk: int | None = None) -> Recording:
+    """What Ingot's graph computes for a prompt by the op set `ops`, `chunk` tokens a pass (None: all), weights in f32;
+    for a picture in it the tower's tensors first."""
+    asked = asked_for(prompt)
     recorder = Recorder(ops, checkpoint.config.prefix)
-    root = build(checkpoint.config, recorder, lambda weight: checkpoint.read(weight.name))
+    root = build(checkpoint.config, recorder, lambda weight: checkpoint.read(weight.name), "f32", asked.components)
     recorder.names = dict(_named(root))
-    states, size = StatePool(recorder, checkpoint.config), chunk or len(ids)
-    sequence, passes = states.open(), tuple(range(0, len(ids), size))
+    eyes = Eyes(recorder, checkpoint.config, lambda: root.model.visual)
+    for visual in asked.visuals:
+        eyes.features(visual)
+    states, size = StatePool(recorder, checkpoint.config), chunk or len(asked.ids)
+    sequence, passes = states.open(), tuple(range(0, len(asked.ids), size))
     for begin in passes:
-        part = np.asarray(ids[begin : begin + size], np.int32)
-        root(recorder, part, states.segments(sequence, None, len(part)), states.pools)
+        part, position = asked.ids[begin : begin + size], asked.position[:, begin : begin + size]
+        features = eyes.of_slice(asked.visuals, begin, begin + len(part))
+        root(recorder, part, states.segments(sequence, position, len(part)), states.pools, features=features)
         sequence.length += len(part)
     return Recording(recorder.values(), recorder.calls(), passes, checkpoint)
 
@@ -129,10 +139,11 @@ class Recorder:
             return ["lm_head"] if path == "" else [self.names[id(leaf)] for leaf in args[1:]]
         if op == "embed":
             return [self.names[id(args[0])]]
-        if op in ("rms_norm", "gated_rms_norm"):
+        if op in ("rms_norm", "gated_rms_norm", "layer_norm", "resample_grid"):
             return [self.names[id(args[ACTIVATIONS[op]])].removesuffix(".weight")]
         if op == "rotary":
-            return [f"{self._prefix}rotary_emb.cos", f"{self._prefix}rotary_emb.sin"]
+            place = f"{VISUAL}rotary_pos_emb" if f"{path}." == VISUAL else f"{self._prefix}rotary_emb"
+            return [f"{place}.cos", f"{place}.sin"]
         words = WORDS[op]
         if op == "l2_norm":
             words = (words[calls[op] % len(words)],)
@@ -140,7 +151,7 @@ class Recorder:
         return [f"{path}.{word}" for word in words]
 
     def _host(self, x: Any) -> Array:
-        array: Array = self._ops.host(x)
+        array: Array = x if isinstance(x, np.ndarray) else self._ops.host(x)
         return array
 
     def _fixed(self, x: Any) -> Any:
@@ -156,6 +167,8 @@ def _joined(parts: list[Call]) -> Call:
     fixed = first.fixed
     if first.op == "rope":  # the angles are of each pass, too
         fixed = (tuple(np.concatenate(a) for a in zip(*(call.fixed[0] for call in parts), strict=True)),)
+    if first.op == "rotary":  # and the positions
+        fixed = (np.concatenate([call.fixed[0] for call in parts], axis=1), *fixed[1:])
     return Call(first.op, inputs, fixed, first.result)
 
 

@@ -15,26 +15,28 @@ import numpy as np
 
 from ingot.spec import Config
 from ingot.store import Checkpoint
-from tools.compare_layers.recording import Recording
+from tools.compare_layers.asked import Asked, asked_for
+from tools.compare_layers.recording import VISUAL, Recording
 
 Array = np.ndarray
-MIXERS = ("linear_attn", "self_attn")
+MIXERS = ("linear_attn", "self_attn", "attn")
 # What is neither a module nor a function there, but is what a matrix is given.
 PRODUCTS = {"self_attn.o_proj": "self_attn.gated", "mlp.down_proj": "mlp.silu_mul"}
 
 
-def run_transformers(checkpoint: Checkpoint, ids: Sequence[int]) -> Recording:
+def run_transformers(checkpoint: Checkpoint, prompt: Asked | Sequence[int]) -> Recording:
     """Every intermediate [T, ...] of transformers' model of the checkpoint's directory, fp32, one pass, no cache.
 
-    Raises ValueError when transformers is not installed or does not find a weight of the text model in the files.
+    Raises ValueError when transformers is not installed or does not find a weight that takes part in the files.
     """
     torch, transformers, modeling = _import()
-    config = checkpoint.config
+    asked, config = asked_for(prompt), checkpoint.config
     with _quiet(transformers):
-        model = _load(torch, transformers, checkpoint.path, config)
+        model = _load(torch, transformers, checkpoint.path, config, asked)
         observer = _Observer(model, config)
+        ids = torch.from_numpy(asked.ids)[None].long()
         with observer.watching(modeling), torch.no_grad():
-            model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+            model(input_ids=ids, use_cache=False, **_pixels(torch, asked, ids == config.image_token_id))
     return Recording(observer.values, passes=(0,), checkpoint=checkpoint)
 
 
@@ -50,11 +52,23 @@ def _import() -> tuple[Any, Any, Any]:
     return torch, transformers, modeling_qwen3_5
 
 
-def _load(torch: Any, transformers: Any, path: Path, config: Config) -> Any:
+def _pixels(torch: Any, asked: Asked, placeholders: Any) -> dict[str, Any]:
+    """The arguments that a picture adds."""
+    if not asked.visuals:
+        return {}
+    (visual,) = asked.visuals
+    return {
+        "mm_token_type_ids": placeholders.int(),
+        "pixel_values": torch.from_numpy(visual.patches(0)),
+        "image_grid_thw": torch.tensor([visual.grid]),
+    }
+
+
+def _load(torch: Any, transformers: Any, path: Path, config: Config, asked: Asked) -> Any:
     kind = transformers.Qwen3_5ForCausalLM if config.text_only else transformers.Qwen3_5ForConditionalGeneration
     model, info = kind.from_pretrained(path, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
     # what it does not find it draws at random, and says so in a log line only
-    missing = sorted(name for name in info["missing_keys"] if not name.startswith("model.visual."))
+    missing = sorted(name for name in info["missing_keys"] if asked.visuals or not name.startswith(VISUAL))
     if missing:
         raise ValueError(
             f"{path}: transformers {transformers.__version__} finds no weight {missing[0]!r} ({len(missing)} missing) "
@@ -69,6 +83,7 @@ class _Observer:
     def __init__(self, model: Any, config: Config) -> None:
         self.values: dict[str, Array] = {}
         self._model, self._text, self._path = model, config.text, ""
+        self._embedded: Any = None  # patches before their places are added
         self._normalised = 0  # calls of l2norm since the mixer began
 
     @contextmanager
@@ -94,11 +109,21 @@ class _Observer:
 
     def _result_of(self, name: str) -> Callable[..., None]:
         def hook(module: Any, args: Any, output: Any) -> None:
-            if name.endswith("rotary_emb"):
-                cos, sin = output
-                pairs = cos.shape[-1] // 2  # each angle stands twice, for the two halves of a rotated head
-                self._write(f"{name}.cos", cos[0, :, :pairs])
-                self._write(f"{name}.sin", sin[0, :, :pairs])
+            if name.endswith(("rotary_emb", "rotary_pos_emb")):
+                for word, angles in zip(("cos", "sin"), output, strict=True):
+                    # each angle stands twice, for the two halves of a rotated head
+                    self._write(f"{name}.{word}", angles.flatten(0, -2)[:, : angles.shape[-1] // 2])
+                if name.startswith(VISUAL):  # is given the patches with their places added
+                    self._write(f"{VISUAL}pos_embed", args[0] - self._embedded)
+                return
+            if name == f"{VISUAL}patch_embed":
+                self._embedded = output
+            if name.startswith(VISUAL):  # no batch there; the grid's module gives four rows a patch
+                if hasattr(output, "detach") and not name.endswith("pos_embed"):
+                    self._write(name, output.flatten(1))
+                return
+            if name == VISUAL.rstrip("."):
+                self._write(name, output.pooler_output)
                 return
             first = output[0] if isinstance(output, tuple) else output
             if name and hasattr(first, "detach"):
@@ -123,6 +148,7 @@ class _Observer:
             "torch_chunk_gated_delta_rule": self._delta_rule,
             "l2norm": self._l2_norm,
             "apply_rotary_pos_emb": self._rope,
+            "apply_rotary_pos_emb_vision": self._rope_of_patches,
             "eager_attention_forward": self._attention,
         }
 
@@ -145,6 +171,10 @@ class _Observer:
     def _rope(self, result: Any, *args: Any, **kwargs: Any) -> None:
         for word, x_1HTE in zip(("q_rope", "k_rope"), result, strict=True):
             self._write(f"{self._path}.{word}", x_1HTE[0].transpose(0, 1))
+
+    def _rope_of_patches(self, result: Any, *args: Any, **kwargs: Any) -> None:
+        for word, x_NHE in zip(("q_rope", "k_rope"), result, strict=True):
+            self._write(f"{self._path}.{word}", x_NHE)
 
     def _attention(self, result: Any, *args: Any, **kwargs: Any) -> None:
         self._write(f"{self._path}.attention", result[0][0])

@@ -7,33 +7,21 @@ T tokens · H heads (query or value), G key or KV heads, r = H / G · E, K, V he
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from ingot.ops import Segments, reference
 from ingot.spec import TextConfig
-from tools.compare_layers.case import Case
+from tools.compare_layers.case import Case, Trap, regroup
+from tools.compare_layers.vision_traps import VISION_TRAPS
 
 Array = np.ndarray
-
-
-class Trap(NamedTuple):
-    """A mistake: "... gives this when {when}", and the tensor it would give (None: it does not apply)."""
-
-    when: str
-    compute: Callable[[Case], Array | None]
 
 
 def traps_of(case: Case) -> tuple[Trap, ...]:
     """The mistakes that could have made this tensor."""
     key = case.name.rpartition(".")[2] if case.call.op == "linears" else case.call.op
-    return TRAPS.get(key, ())
-
-
-def _regroup(x: Array, *shape: int) -> Array:
-    """Columns of x_T(abd) read as [a, b, d] and put in the order [b, a, d]."""
-    return x.reshape(len(x), *shape).swapaxes(1, 2).reshape(len(x), -1)
+    return (VISION_TRAPS if case.visual else TRAPS).get(key, ())
 
 
 def _value_heads(text: TextConfig) -> tuple[int, int]:
@@ -42,12 +30,12 @@ def _value_heads(text: TextConfig) -> tuple[int, int]:
 
 def _from_tiled(x: Array, text: TextConfig, dim: int) -> Array:
     groups, repeat = _value_heads(text)
-    return _regroup(x, repeat, groups, dim)
+    return regroup(x, repeat, groups, dim)
 
 
 def _to_tiled(x: Array, text: TextConfig, dim: int) -> Array:
     groups, repeat = _value_heads(text)
-    return _regroup(x, groups, repeat, dim)
+    return regroup(x, groups, repeat, dim)
 
 
 def _after_keys(reorder: Callable[[Array, TextConfig, int], Array]) -> Callable[[Array, TextConfig], Array]:
@@ -180,8 +168,7 @@ def _angles(c: Case, first: int = 0, period: int | None = None, theta: float | N
     if period or theta:
         base = theta or c.text.rope_parameters.rope_theta
         inv_freq = (base ** (-2 * np.arange(len(inv_freq)) / (period or 2 * len(inv_freq)))).astype(np.float32)
-    position = np.tile(np.arange(first, first + len(c.y)), (3, 1))
-    return reference.rotary(position, inv_freq, axis)[c.call.result]
+    return reference.rotary(c.call.fixed[0] + first, inv_freq, axis)[c.call.result]
 
 
 def _gate_first(c: Case) -> Array:
@@ -236,9 +223,9 @@ TRAPS: dict[str, tuple[Trap, ...]] = {
     "q_proj": (
         Trap("each head's gate rows come before its query rows", lambda c: _q_gate(c)[:, :, ::-1]),
         Trap("the rows are read as all queries, then all gates, not head by head",
-             lambda c: _regroup(c.y, 2, c.text.num_attention_heads, c.text.head_dim)),
+             lambda c: regroup(c.y, 2, c.text.num_attention_heads, c.text.head_dim)),
         Trap("the rows are put in the order all queries, then all gates, not head by head",
-             lambda c: _regroup(c.y, c.text.num_attention_heads, 2, c.text.head_dim)),
+             lambda c: regroup(c.y, c.text.num_attention_heads, 2, c.text.head_dim)),
         Trap("rotary dims are read as pairs (2i, 2i + 1), not halves (i, i + N)", _q_pairs(inverse=False)),
         Trap("rotary dims are put into pairs (2i, 2i + 1), not halves (i, i + N)", _q_pairs(inverse=True)),
     ),
