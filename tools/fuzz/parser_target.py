@@ -23,6 +23,9 @@ TOOLS = [
 ]
 
 
+_SHORT = 200  # characters; longer texts are not fed one by one
+
+
 def run_parser(data: bytes) -> None:
     """`@options`: bytes that choose thinking, tools and whether the answer was cut; `@text`: the answer."""
     given = sections(data)
@@ -31,7 +34,7 @@ def run_parser(data: bytes) -> None:
     thinking = (False, True, None)[options[0] % 3]
     tools = TOOLS if options[1] % 4 else None
     whole = _parse(text, thinking, tools, (), bool(options[2] % 2))
-    for size in (1, 2 + options[3] % 30):
+    for size in (1, 2 + options[3] % 30) if len(text) < _SHORT else (7 + options[3] % 30,):
         assert _parse(text, thinking, tools, range(size, len(text), size), bool(options[2] % 2)) == whole, (
             f"cut into pieces of {size} the message is another"
         )

@@ -15,7 +15,7 @@ from ingot.prompt.sandbox import Sandbox
 from tools.fuzz.target import sections
 
 SECRET = "4f1d0c9a-only-python-sees-this"  # in this module's globals, which no template may reach
-SIZE, STEPS, SECONDS = 2_000_000, 20_000, 1.0
+SIZE, STEPS, SECONDS = 500_000, 5_000, 0.5
 _FORBIDDEN = ("open", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "exec", "compile", "pty.", "pathlib.")
 _MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},

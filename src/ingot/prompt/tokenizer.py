@@ -21,9 +21,9 @@ from ingot.spec.text_file import TEXT_BYTES, check_file, shown
 if TYPE_CHECKING:
     import tokenizers
 
+MOST_IDS = 1 << 24  # taste: sixty times the family's; a table of tokens and a row of logits have a place for each
 # config.json names <|endoftext|>, chat turns end with <|im_end|>, and the official repositories ship no
 # generation_config.json that would name both: generation must stop at either.
-MOST_IDS = 1 << 24  # taste: sixty times the family's; a table of tokens and a row of logits have a place for each
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ingot.prompt.bpe import SPLIT_PATTERN
-from ingot.spec.text_file import shown
+from ingot.spec.text_file import one_line, shown
 
 if TYPE_CHECKING:
     import tokenizers
@@ -80,5 +80,4 @@ def library_errors(what: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         cause = error.__cause__ if isinstance(error, ValueError) and error.__cause__ else error
-        reason = " ".join(str(cause).split())[:200]
-        raise ValueError(f"{what}: {reason}.") from error
+        raise ValueError(f"{what}: {one_line(str(cause))}.") from error

@@ -85,6 +85,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """Words from outside (a library's, a template's) as part of a sentence: printable, on one line, short."""
+    words = " ".join(text[: 4 * limit].split()).rstrip(".")
+    plain = "".join(character if character.isprintable() else "\ufffd" for character in words)
+    return plain if len(plain) <= limit else plain[: limit - 3] + "..."
+
+
 class _RefusedError(Exception):
     """A ValueError inside a hook would be taken for one of the decoder's."""
 

@@ -86,7 +86,8 @@ def read_index(path: Path) -> dict[str, str]:
             raise ValueError(f"{path}: names a tensor in {len(name)} characters; {NAME_LIMIT} are the most")
         if not isinstance(shard, str) or not _is_plain(shard):
             raise ValueError(
-                f"{path}: puts tensor {shown(name)} into {shown(shard)}; the name of a *.safetensors file beside it is needed"
+                f"{path}: puts tensor {shown(name)} into {shown(shard)}; "
+                "the name of a *.safetensors file beside it is needed"
             )
     return weight_map
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ingot.spec.text_file import one_line
+
 Array = np.ndarray
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -115,8 +117,7 @@ def _pixels(image: Any, name: str) -> Array:
 
 
 def _damaged(name: str, error: Exception) -> ValueError:
-    lines = str(error).splitlines()
-    return ValueError(f"{name} is damaged or cut short: {lines[0] if lines else type(error).__name__}")
+    return ValueError(f"{name} is damaged or cut short: {one_line(str(error)) or type(error).__name__}")
 
 
 def _check_size(width: int, height: int, name: str) -> None:
