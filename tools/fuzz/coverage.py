@@ -31,7 +31,8 @@ class Coverage:
     def stop(self) -> None:
         """Count nothing any more."""
         if hasattr(sys, "monitoring"):
-            sys.monitoring.set_events(sys.monitoring.COVERAGE_ID, 0)
+            monitoring: Any = sys.monitoring
+            monitoring.set_events(monitoring.COVERAGE_ID, 0)
         else:
             sys.settrace(None)
 
@@ -46,7 +47,8 @@ class Coverage:
     def _line_once(self, code: CodeType, line: int) -> Any:
         if code.co_filename.startswith(_PLACE):
             self.seen.add((code, line))
-        return sys.monitoring.DISABLE
+        monitoring: Any = getattr(sys, "monitoring")  # noqa: B009 - mypy looks at Python 3.11
+        return monitoring.DISABLE
 
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code

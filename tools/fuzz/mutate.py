@@ -12,7 +12,23 @@ NUMBERS = (
     *(-1, 0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 65_535, 65_536, 2**31 - 1, 2**31, 2**32 - 1, 2**53),
     *(2**63 - 1, 2**63, 2**64 - 1, 10**30, 10**400),
 )
-VALUES = (None, True, False, "", "\n", "\udc80", "a" * 5000, [], {}, [[]], 0.5, -0.0, 1e308, float("nan"), float("inf"))
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    "",
+    "\n",
+    "\udc80",
+    "a" * 5000,
+    [],
+    {},
+    [[]],
+    0.5,
+    -0.0,
+    1e308,
+    float("nan"),
+    float("inf"),
+)
 _JSON_LIMIT = 20_000  # bytes; larger sections are damaged as bytes only
 
 

@@ -43,7 +43,7 @@ class Target:
     join: Callable[[Sequence[bytes]], bytes] = join_sections
     seconds: float = 5.0  # for one input; more is a hang
     memory: int = 512 << 20  # bytes beyond what the process has at its start
-    bytes: int = 1 << 14  # of an input: what is wrong shows in small ones, and they are fast
+    length: int = 1 << 14  # of an input: what is wrong shows in small ones, and they are fast
     refuses: bool = True  # whether ValueError and FileNotFoundError are answers
 
     def corpus(self) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,7 @@ def run_image(data: bytes) -> None:
 
 def run_gguf(data: bytes) -> None:
     """Every tensor of a GGUF file can be read."""
-    from ingot.store import gguf
-
-    reader: Any = gguf
+    reader: Any = import_module("ingot.store.gguf")
     file = reader.GGUFFile(_file("model.gguf", data))
     for name in file.names:
         file.tensor(name)
@@ -136,7 +135,7 @@ _ALL = (
     Target("tokenizer", run_tokenizer, seconds=10),
     Target("template", run_template, seconds=20),
     Target("image", run_image, split_chunks, join_chunks, seconds=20, memory=3 << 30),
-    Target("parser", run_parser, bytes=1500, refuses=False),
+    Target("parser", run_parser, length=1500, refuses=False),
 )
 TARGETS = {target.name: target for target in _ALL}
 if find_spec("ingot.store.gguf"):

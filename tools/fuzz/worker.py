@@ -195,7 +195,7 @@ def _changed(random: Random, mutator: Mutator, target: Target, corpus: Sequence[
         other = random.choice(target.split(random.choice(corpus)) or [b""])
         at = random.randrange(len(parts)) if parts else 0
         parts[at : at + 1] = [mutator.mutated(parts[at] if parts else b"", other)]
-        data = target.join(parts)[: target.bytes]
+        data = target.join(parts)[: target.length]
     return data
 
 

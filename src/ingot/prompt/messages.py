@@ -31,6 +31,7 @@ _MEDIA_FIELDS = {
     "video_url": {"type", "video_url"},
 }
 _LOW_DETAIL = 512 * 512  # pixels of an image_url with detail "low": as OpenAI has it
+_PLACE_LIMIT = 200  # characters of a place, about (taste)
 _DEPTH_LIMIT = 100  # taste: far deeper than any schema or argument, far from Python's recursion limit
 
 
@@ -275,12 +276,17 @@ def _json_value(value: Any, where: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, Mapping):
         return {
-            _text(key, f"{where} key"): _json_value(item, f"{where}.{_step(key)}", depth + 1)
+            _text(key, f"{where} key"): _json_value(item, _inside(where, f".{_step(key)}"), depth + 1)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_json_value(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [_json_value(item, _inside(where, f"[{index}]"), depth + 1) for index, item in enumerate(value)]
     return _wrong(where, value, "a JSON value")
+
+
+def _inside(where: str, step: str) -> str:
+    """A place inside `where`, which a hostile value can make long."""
+    return where + step if len(where) < _PLACE_LIMIT else where.removesuffix("...") + "..."
 
 
 def _step(key: str) -> str:

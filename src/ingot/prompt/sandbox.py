@@ -80,7 +80,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             del self.globals[name]
         self.filters = {name: self._bounded_filter(name, function) for name, function in self.filters.items()}
         self.filters["tojson"] = self._to_json
-        self.tests = {name: self._timed(function) for name, function in self.tests.items()}
+        tests: dict[str, Any] = self.tests
+        self.tests = {name: self._timed(function) for name, function in tests.items()}
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, range=_range)
 
     def begin(self) -> None:

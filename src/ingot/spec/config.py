@@ -48,7 +48,9 @@ NO_EFFECT = frozenset(
 SIZES = ("0.8b", "2b", "4b", "9b")
 LINEAR, FULL = "linear_attention", "full_attention"
 CONFIG_BYTES = 1 << 20  # taste: the official ones have 3 kB
-MOST_LAYERS = 1000  # taste: of the decoder or the tower; the weights table is built before any file is looked at
+# Taste, many times the largest member of the family: the weights table has rows for layers and parts for heads, and is
+# built before any file is looked at.
+MOST_LAYERS = MOST_HEADS = 512
 T = TypeVar("T")
 
 
@@ -293,11 +295,12 @@ def _fit(config: Config) -> Config:
             value = getattr(section, item.name)
             if isinstance(value, int) and not isinstance(value, bool) and item.name != "mtp_num_hidden_layers":
                 _require(0 < value < 2**31, f"{item.name} is {shown(value)}; it must be positive and below 2**31")
-    for name, count in (
-        ("num_hidden_layers", text.num_hidden_layers),
-        ("depth", config.vision.depth if config.vision else 1),
+    for name, count, most in (
+        ("num_hidden_layers", text.num_hidden_layers, MOST_LAYERS),
+        ("num_attention_heads", text.num_attention_heads, MOST_HEADS),
+        ("depth", config.vision.depth if config.vision else 1, MOST_LAYERS),
     ):
-        _require(count <= MOST_LAYERS, f"{name} is {count}; {MOST_LAYERS} are the most")
+        _require(count <= most, f"{name} is {count}; {most} is the most")
     single = {
         "hidden_act": "silu",
         "attention_bias": False,

@@ -19,9 +19,9 @@ from ingot.spec import VisionConfig
 from ingot.spec.text_file import shown
 
 Array = np.ndarray
-# Four times what the official video budget takes (taste): a small picture is enlarged to the lower bound of its budget,
-# so a hostile configuration could ask for any amount of memory.
-MOST_PIXELS = 100_663_296
+# Taste: 64 and 1.3 times the official budgets. A small picture is enlarged to the lower one, so a hostile configuration
+# could ask for any amount of memory.
+MOST_LOW_PIXELS, MOST_PIXELS = 4_194_304, 33_554_432
 MOST_NORM = 1000.0  # taste: means and deviations are of values 0 to 1
 
 
@@ -168,11 +168,13 @@ def _budget(config: Mapping[str, Any], default: tuple[int, int], name: str) -> t
         raise ValueError(f"{name}: size is {shown(size)}; an object with shortest_edge and longest_edge is needed")
     low = size.get("shortest_edge", config.get("min_pixels", default[0]))
     high = size.get("longest_edge", config.get("max_pixels", default[1]))
-    if not (_is_count(low) and _is_count(high) and 0 < low <= high <= MOST_PIXELS):
+    if not (_is_count(low) and _is_count(high) and 0 < low <= high):
         raise ValueError(
-            f"{name}: the pixel budget is {shown(low)} to {shown(high)}; "
-            f"two numbers in order, of at most {MOST_PIXELS:,}, are needed"
+            f"{name}: the pixel budget is {shown(low)} to {shown(high)}; two positive numbers in order are needed"
         )
+    if low > MOST_LOW_PIXELS or high > MOST_PIXELS:
+        most = f"{MOST_LOW_PIXELS:,} to {MOST_PIXELS:,}"
+        raise ValueError(f"{name}: the pixel budget is {shown(low)} to {shown(high)}; {most} is the most")
     return low, high
 
 
@@ -186,6 +188,6 @@ def _channels(config: Mapping[str, Any], key: str, low: float, high: float) -> t
     fits = isinstance(values, list | tuple) and len(values) == 3
     if not fits or not all(type(value) in (int, float) and low <= value <= high for value in values):
         raise ValueError(
-            f"preprocessor_config.json: {key} is {shown(values)}; three numbers {low:g} to {high:g} are needed"
+            f"preprocessor_config.json: {key} is {shown(values)}; three numbers from {low:g} to {high:g} are needed"
         )
     return tuple(float(value) for value in values)
