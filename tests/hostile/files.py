@@ -18,12 +18,6 @@ from tests.store.store_files import config, entry, make_checkpoint, raw_file, wr
 Read = Callable[[Path], Any]
 
 
-def _read_index(place: Path) -> Any:
-    make_checkpoint(place)
-    (place / "model.safetensors").unlink()
-    return open_checkpoint(place)
-
-
 READERS: dict[str, Read] = {
     "model.safetensors": lambda place: SafetensorsFile(place / "model.safetensors"),
     "config.json": lambda place: read_config(place / "config.json"),
@@ -34,6 +28,7 @@ READERS: dict[str, Read] = {
     "preprocessor_config.json": lambda place: Preprocessor.from_directory(place, VisionConfig()),
     "photo.png": lambda place: open_image(place / "photo.png"),
 }
+# root may read everything, so that a file without permissions is no row: test_hostile.py tries it for others
 STANDINS: dict[str, Callable[[Path], Any]] = {
     "a pipe that nobody writes to": os.mkfifo,
     "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
@@ -101,8 +96,12 @@ def replaced(old: str, new: str) -> Read:
 
 SIZE = '"hidden_size": 40'
 WEIGHTS: dict[str, Read] = {
-    "a terabyte that its one tensor claims": weights(
-        raw_file({"t": entry("U8", (1 << 40,), (0, (1 << 40) + 1))}), lambda path: os.truncate(path, 1 << 40)
+    "two terabytes claimed, one there": weights(
+        raw_file({"t": entry("U8", (2 << 40,), (0, 2 << 40))}), lambda path: os.truncate(path, 1 << 40)
+    ),
+    "more than the process may map": weights(
+        (HEADER := raw_file({"t": entry("U8", (1 << 40,), (0, 1 << 40))})),
+        lambda path: os.truncate(path, len(HEADER) + (1 << 40)),
     ),
     "a header of eleven million bytes": weights((11_000_000).to_bytes(8, "little") + b"{" + b" " * 11_000_000),
     "a header of a million empty lists": weights(raw_file(b'{"t": [' + b"[]," * 1_000_000 + b"[]]}")),

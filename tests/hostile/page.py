@@ -15,10 +15,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "errors.md"
 HEAD = """\
 # What you may see, and why
 
-Every broken or hostile input that the tests try, {count} of them, with the error that Ingot answers it with: one sentence, and
-after ` / hint:` the cure where there is one. DIR stands for the directory of the model, … for the words of a library. In Python
-these are `ValueError`s, or `FileNotFoundError` for what is not there; on the command line they follow `ingot: ` on
-stderr, with exit code 2. Search this page for the words that you saw; [trust.md](trust.md) tells what is promised.
+Every broken or hostile input that the tests try, {count} of them, with the error that Ingot answers it with: one
+sentence, and after ` / hint:` the cure where there is one. DIR stands for the directory of the model, … for the words
+of a library. In Python these are `ValueError`s, or `FileNotFoundError` for what is not there; on the command line they
+follow `ingot: ` on stderr, with exit code 2. Search this page for the words that you saw; [trust.md](trust.md) tells
+what is promised.
 
 This page is written by `python -m tests.hostile.page` from `tests/hostile`, and a test holds every row to it.
 """

@@ -84,6 +84,8 @@ TOKENIZERS: dict[str, Callable[[Path], Any]] = {
     "an added token with an id of 5000 digits": tokenizer(
         lambda value: value.update(added_tokens_decoder={"9" * 5000: {"content": "<x>"}}), "tokenizer_config.json"
     ),
+    "two tokens with one id": tokenizer(lambda value: value.update({"!": 1}), "vocab.json"),
+    "an id beyond memory": tokenizer(lambda value: value["model"]["vocab"].update({"!": 2**53})),
     "an id below zero": tokenizer(lambda value: value.update({"!": -1}), "vocab.json"),
     "an id beyond all": tokenizer(lambda value: value.update({"zzz": 2**32 - 2}), "vocab.json"),
     "an id of 400 digits": tokenizer(lambda value: value.update({"!": 10**400}), "vocab.json"),
@@ -106,8 +108,6 @@ TEMPLATES: dict[str, str] = {
     "a format that repeats it by name": LONG + "{{ ('%(a)s' * 1000) % {'a': x} }}",
     "a hundred thousand fields of 9999 characters": "{{ ('{0:>9999}' * 100000).format(1) }}",
     "markup stripped again and again": "{{ (('<!---->' * 4000000) | safe).striptags() }}",
-    "deep JSON, indented": "{% set ns = namespace(l=range(99999) | list) %}{% for i in range(400) %}"
-    "{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l | tojson(indent=16) | length }}",
     "lists added by sum": "{{ range(99999) | batch(1) | sum(start=[]) | length }}",
     "a page as its refusal": "{{ raise_exception('no\n' * 100000) }}",
     "a refusal that clears the screen": "{{ raise_exception('\\x1b[2J') }}",
@@ -121,6 +121,8 @@ TEMPLATES: dict[str, str] = {
 }
 
 ENDLESS: dict[str, str] = {
+    "deep JSON, indented": "{% set ns = namespace(l=range(99999) | list) %}{% for i in range(400) %}"
+    "{% set ns.l = [ns.l] %}{% endfor %}{{ ns.l | tojson(indent=16) | length }}",
     "blocks that call two blocks each": "".join(
         f"{{% block b{i} %}}{{{{ self.b{i + 1}() }}}}{{{{ self.b{i + 1}() }}}}{{% endblock %}}" for i in range(60)
     )

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 10.0  # of processor time: what a template has by its own limit
+SECONDS = 10.0  # of processor time: what a template has by its own limit; most rows take milliseconds
 MEMORY = 1536 << 20  # bytes beyond what the process has: a template may make 1 GiB
 # What follows these is a library's own, and changes with its version.
 _LIBRARY_WORDS = (
-    "is not valid JSON: ", "is not valid JSON (", "cannot be read as a tokenizer: ", "do not fit together: ",
-    "is damaged or cut short: ", "is not a valid chat template (", " failed: ", "is not valid base64: ", "invalid choice: ",
-    "cannot be memory-mapped: ", "uses a value that these messages do not have: ", "was stopped: access to ",
-)  # fmt: skip
+    *("is not valid JSON: ", "is not valid JSON (", "cannot be read as a tokenizer: ", "do not fit together: "),
+    *("is damaged or cut short: ", "is not a valid chat template (", " failed: ", "is not valid base64: "),
+    *("cannot be memory-mapped: ", "uses a value that these messages do not have: ", "was stopped: access to "),
+    "invalid choice: ",
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ join and a UTF-8 decode with U+FFFD for what is not UTF-8, and a stream can be d
 from __future__ import annotations
 
 import codecs
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ingot.prompt.bpe import AddedToken, byte_alphabet, byte_of_character, qwen_tokenizer
 from ingot.prompt.compiled import CompiledTokenizer, compiled, without_added_tokens
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
-from ingot.prompt.tokenizer_parts import check_parts, library_errors
-from ingot.spec.text_file import TEXT_BYTES, check_file, shown
+from ingot.prompt.tokenizer_parts import MOST_IDS, check_ids, check_parts, library_errors
+from ingot.spec.text_file import shown
 
 if TYPE_CHECKING:
     import tokenizers
 
-MOST_IDS = 1 << 24  # taste: sixty times the family's; a table of tokens and a row of logits have a place for each
+WHOLE_BYTES = 32 << 20  # of tokenizer.json (taste): the family's has 20 MB
 # config.json names <|endoftext|>, chat turns end with <|im_end|>, and the official repositories ship no
 # generation_config.json that would name both: generation must stop at either.
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -177,20 +178,20 @@ def _require_byte_level(tokenizer: Tokenizer, origin: str) -> None:
 def _load_whole(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as LibraryTokenizer
 
-    check_file(path, TEXT_BYTES)
+    text = read_text(path, WHOLE_BYTES)
     with library_errors(f"{path} cannot be read as a tokenizer"):
-        return LibraryTokenizer.from_file(str(path))
+        raw = json.loads(text)
+    model = raw.get("model") if isinstance(raw, dict) else None
+    check_ids(model.get("vocab") if isinstance(model, dict) else None, str(path))
+    with library_errors(f"{path} cannot be read as a tokenizer"):
+        return LibraryTokenizer.from_str(text)
 
 
 def _load_parts(directory: Path) -> tokenizers.Tokenizer:
     vocab = read_json_object(directory / "vocab.json")
     merges = _read_merges(directory / "merges.txt")
     added = _read_added_tokens(directory / "tokenizer_config.json")
-    wrong = next((token for token, index in vocab.items() if not isinstance(index, int)), None)
-    if wrong is not None:
-        raise ValueError(
-            f"{directory / 'vocab.json'} gives token {shown(wrong)} the id {shown(vocab[wrong])}; ids are integers."
-        )
+    check_ids(vocab, str(directory / "vocab.json"))
     with library_errors(f"{directory / 'vocab.json'} and merges.txt do not fit together"):
         library = qwen_tokenizer(vocab, merges, [token for _, token in added])
     for index, token in added:

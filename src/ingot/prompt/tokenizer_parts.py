@@ -17,11 +17,33 @@ from ingot.spec.text_file import one_line, shown
 if TYPE_CHECKING:
     import tokenizers
 
+MOST_IDS = 1 << 24  # taste: sixty times the family's; a table of tokens and a row of logits have a place for each
+
 # Earlier members of the family; also what vocabularies are most often trained with.
 _PATTERNS = (
     SPLIT_PATTERN,
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
+
+
+def check_ids(vocab: Any, origin: str) -> None:
+    """ValueError, with `origin` in it, unless the ids of `vocab` are 0 to its length, each once.
+
+    The library makes a table up to the largest id, and aborts the process where there is no memory for it; of two
+    tokens with one id it would silently decode the other. A vocabulary that is no mapping is left to the library.
+    """
+    if not isinstance(vocab, dict):
+        return
+    for token, index in vocab.items():
+        if not isinstance(index, int) or isinstance(index, bool):
+            raise ValueError(f"{origin} gives token {shown(token)} the id {shown(index)}; ids are integers.")
+        if not 0 <= index < len(vocab):
+            raise ValueError(
+                f"{origin} gives token {shown(token)} the id {shown(index)}; {len(vocab)} tokens have the ids 0 to "
+                f"{len(vocab) - 1}."
+            )
+    if len(set(vocab.values())) < len(vocab):
+        raise ValueError(f"{origin} gives two tokens one id.")
 
 
 def check_parts(library: tokenizers.Tokenizer, origin: str) -> None:
