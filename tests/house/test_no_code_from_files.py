@@ -32,9 +32,9 @@ def _called(node: ast.Call) -> list[str]:
     function = node.func
     if isinstance(function, ast.Name) and function.id in CALLS:
         return [function.id]
-    if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name):
-        if (function.value.id, function.attr) in METHODS:
-            return [f"{function.value.id}.{function.attr}"]
+    owner = function.value if isinstance(function, ast.Attribute) else None
+    if isinstance(owner, ast.Name) and (owner.id, function.attr) in METHODS:
+        return [f"{owner.id}.{function.attr}"]
     given = {keyword.arg: keyword.value for keyword in node.keywords}
     pickles = isinstance(given.get("allow_pickle"), ast.Constant) and given["allow_pickle"].value is True  # type: ignore[union-attr]
     return ["allow_pickle"] if pickles or "trust_remote_code" in given else []

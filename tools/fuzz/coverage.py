@@ -31,14 +31,13 @@ class Coverage:
     def stop(self) -> None:
         """Count nothing any more."""
         if hasattr(sys, "monitoring"):
-            monitoring: Any = sys.monitoring
-            monitoring.set_events(monitoring.COVERAGE_ID, 0)
+            _monitoring().set_events(_monitoring().COVERAGE_ID, 0)
         else:
             sys.settrace(None)
 
     def _monitor(self) -> None:
         """Python 3.12 and later: a line reports once, then costs nothing."""
-        monitoring: Any = sys.monitoring
+        monitoring = _monitoring()
         if monitoring.get_tool(monitoring.COVERAGE_ID) is None:
             monitoring.use_tool_id(monitoring.COVERAGE_ID, "ingot-fuzz")
         monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, self._line_once)
@@ -47,8 +46,7 @@ class Coverage:
     def _line_once(self, code: CodeType, line: int) -> Any:
         if code.co_filename.startswith(_PLACE):
             self.seen.add((code, line))
-        monitoring: Any = getattr(sys, "monitoring")  # noqa: B009 - mypy looks at Python 3.11
-        return monitoring.DISABLE
+        return _monitoring().DISABLE
 
     def _called(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code
@@ -63,3 +61,7 @@ class Coverage:
             self.seen.add((frame.f_code, frame.f_lineno))
             self._left[frame.f_code].discard(frame.f_lineno)
         return self._traced
+
+
+def _monitoring() -> Any:
+    return vars(sys)["monitoring"]  # of Python 3.12 and later; the types are those of 3.11

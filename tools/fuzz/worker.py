@@ -50,6 +50,7 @@ class Worker:
 
     def _main(self, work: Callable[[Worker], None]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        faulthandler.disable()  # who started us may have it write to a terminal
         faulthandler.register(signal.SIGUSR1, file=self._traces, all_threads=False)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries in Rust print their panics
         warnings.simplefilter("ignore")

@@ -31,7 +31,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     """
     if not os.fspath(model):
         raise ValueError("model is empty; a directory or a hub id such as 'Qwen/Qwen3.5-0.8B' is needed")
-    if not str(model).isprintable():
+    if "\0" in str(model):
         raise ValueError(f"model is {shown(str(model))}, which cannot be a path")
     path = Path(model).expanduser()
     try:
