@@ -51,7 +51,7 @@ HOSTILE = {
     "center filter": ("{{ 'a' | center(10**10) }}", COUNT),
     "center method": ("{{ 'a'.center(10**10) }}", COUNT),
     "batch filter": ("{{ [1] | batch(10**10, 'x') | list }}", COUNT),
-    "json indent": ("{{ messages | tojson(indent=10**8) }}", COUNT),
+    "json indent": ("{{ messages | tojson(indent=10**8) }}", "an indent over 16"),
     "format filter": ("{{ '%10000000000d' | format(1) }}", FORMAT),
     "format operator": ("{{ '%10000000000d' % 1 }}", FORMAT),
     "format operator, width given": ("{{ '%*d' % (10**10, 1) }}", FORMAT),

@@ -195,7 +195,7 @@ def _truncate(name: str) -> Callable[[Path], object]:
 BAD_WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (_truncate("tokenizer.json"), "tokenizer.json cannot be read as a tokenizer"),
     "empty": (_write("tokenizer.json", b""), "tokenizer.json cannot be read as a tokenizer"),
-    "not JSON": (_write("tokenizer.json", b"\x00\xff"), "tokenizer.json cannot be read as a tokenizer"),
+    "not text": (_write("tokenizer.json", b"\x00\xff"), "tokenizer.json is not UTF-8 (byte 1)"),
     "other JSON": (_write("tokenizer.json", b"[1]"), "tokenizer.json cannot be read as a tokenizer"),
     "a Git LFS pointer": (_write("tokenizer.json", b"version https://git-lfs.github.com/spec/v1\n"), "cannot be read"),
     "no byte-level split": (
@@ -203,7 +203,7 @@ BAD_WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
         "tokenizer.json is not a byte-level BPE tokenizer",
     ),
     "bytes missing": (
-        _edit_json("tokenizer.json", lambda value: value["model"]["vocab"].pop("Ā")),
+        _edit_json("tokenizer.json", lambda value: value["model"]["vocab"].update(zz=value["model"]["vocab"].pop("Ā"))),
         "1 of the 256 byte tokens are missing",
     ),
     "a merge of unknown parts": (

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ingot.prompt.tool_arguments import ParameterTypes
 from tests.prompt.parsing import calls, parse, tool
 
 INTEGER, NUMBER, BOOLEAN = {"type": "integer"}, {"type": "number"}, {"type": "boolean"}
@@ -137,3 +138,10 @@ def test_references_that_fan_out_end() -> None:
 
 def test_no_value_is_not_a_number() -> None:
     assert not any(isinstance(value, float) and not math.isfinite(value) for _, _, value in CASES)
+
+
+def test_a_schema_whose_references_never_end() -> None:
+    """A chain of references longer than Python's stack: the value stays a text."""
+    chain = {str(i): {"$ref": f"#/$defs/{i + 1}"} for i in range(5000)}
+    types = ParameterTypes({"properties": {"x": {"$ref": "#/$defs/0"}}, "$defs": chain})
+    assert types.value("x", "5") == "5"

@@ -149,7 +149,6 @@ MISSING = [
     ("../org/name/", (), "no such directory"),
     ("org/name--x", (), "no such directory"),
     ("a" * 60 + "/" + "b" * 60, (), "no such directory"),
-    ("nul\0byte", (), "no such directory"),
     ("gone/model.safetensors", (), "gone/model.safetensors: there is no such"),
     ("x.gguf", ("y.gguf",), "hint: did you mean y.gguf?"),
 ]
@@ -169,6 +168,7 @@ FILES = [
     ("model.gguf", ("model.gguf",), "model.gguf: GGUF files are not read yet; a directory with config.json"),
     ("README", ("README",), "README: is a file; a checkpoint is a directory"),
     ("Tell me a story. " * 40, (), "which cannot be a path: File name too long"),
+    ("nul\0byte", (), "which cannot be a path"),
     ("", (), "model is empty; a directory or a hub id such as"),
 ]
 

@@ -60,10 +60,9 @@ def _model(name: str | None) -> Target:
 
 
 def _of_config(name: str) -> Target:
-    import json
-
     from ingot.spec import official, parse_config
-    from ingot.spec.config import SIZES
+    from ingot.spec.config import CONFIG_BYTES, SIZES
+    from ingot.spec.text_file import read_json_object
 
     if name.lower() in SIZES:
         raw = official(name)
@@ -72,10 +71,10 @@ def _of_config(name: str) -> Target:
     if not path.exists():
         raise UsageError(f"--config is {name!r}; a config.json is needed, or an official size: {', '.join(SIZES)}")
     path = path / "config.json" if path.is_dir() else path
+    raw = read_json_object(path, CONFIG_BYTES)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
         return Target(name, raw, parse_config(raw), None, "bf16")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ingot.prompt.outside_text import check_unicode
+from ingot.spec.text_file import shown
 
 _FIELDS = {
     "system": {"role", "content", "name"},
@@ -30,6 +31,7 @@ _MEDIA_FIELDS = {
     "video_url": {"type", "video_url"},
 }
 _LOW_DETAIL = 512 * 512  # pixels of an image_url with detail "low": as OpenAI has it
+_PLACE_LIMIT = 200  # characters of a place, about (taste)
 _DEPTH_LIMIT = 100  # taste: far deeper than any schema or argument, far from Python's recursion limit
 
 
@@ -85,11 +87,12 @@ def normalise_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str,
     if isinstance(tools, (str, bytes, Mapping)) or not isinstance(tools, Sequence):
         raise ValueError(f"tools is a {type(tools).__name__}; it must be a list of function definitions or None.")
     normal = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-    names = [tool["function"]["name"] for tool in normal]
-    for index, name in enumerate(names):
-        if name in names[:index]:
+    first: dict[str, int] = {}
+    for index, tool in enumerate(normal):
+        name = tool["function"]["name"]
+        if first.setdefault(name, index) != index:
             raise ValueError(
-                f"tools[{index}].function.name is {name!r}, as in tools[{names.index(name)}]; names are unique."
+                f"tools[{index}].function.name is {shown(name)}, as in tools[{first[name]}]; names are unique."
             )
     return normal or None
 
@@ -105,7 +108,7 @@ def _message(message: Any, where: str) -> dict[str, Any]:
     for key, value in fields.items():
         if role == "assistant" and key in _EMPTY_ASSISTANT_FIELDS:
             if value:
-                raise ValueError(f"{where}.{key} is {_shown(value)}; Ingot takes it only empty.")
+                raise ValueError(f"{where}.{key} is {shown(value)}; Ingot takes it only empty.")
         elif key not in _FIELDS[role]:
             _unknown(where, key, _FIELDS[role], f"a message with the role {role!r}")
         elif key in ("name", "tool_call_id") and value is not None:
@@ -228,7 +231,7 @@ def _parse_arguments(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not valid JSON ({error}): {_shown(text)}.") from error
+        raise ValueError(f"{where} is not valid JSON ({error}): {shown(text)}.") from error
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:
@@ -273,11 +276,22 @@ def _json_value(value: Any, where: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, Mapping):
         return {
-            _text(key, f"{where} key"): _json_value(item, f"{where}.{key}", depth + 1) for key, item in value.items()
+            _text(key, f"{where} key"): _json_value(item, _inside(where, f".{_step(key)}"), depth + 1)
+            for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [_json_value(item, f"{where}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [_json_value(item, _inside(where, f"[{index}]"), depth + 1) for index, item in enumerate(value)]
     return _wrong(where, value, "a JSON value")
+
+
+def _inside(where: str, step: str) -> str:
+    """A place inside `where`, which a hostile value can make long."""
+    return where + step if len(where) < _PLACE_LIMIT else where.removesuffix("...") + "..."
+
+
+def _step(key: str) -> str:
+    """A key in the name of a place: a hostile one may be long or hold line breaks."""
+    return key if len(key) <= 40 and key.isprintable() else shown(key)[:40]
 
 
 def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
@@ -294,13 +308,8 @@ def _text(value: Any, where: str) -> str:
 
 
 def _unknown(where: str, key: Any, known: Collection[str], what: str) -> NoReturn:
-    raise ValueError(f"{where} has the unknown field {key!r}; {what} may have {', '.join(sorted(known))}.")
+    raise ValueError(f"{where} has the unknown field {shown(key)}; {what} may have {', '.join(sorted(known))}.")
 
 
 def _wrong(where: str, value: Any, rule: str) -> NoReturn:
-    raise ValueError(f"{where} is {_shown(value)}; it must be {rule}.")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    raise ValueError(f"{where} is {shown(value)}; it must be {rule}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -12,8 +13,10 @@ from typing import Any
 
 from ingot.prompt.messages import Medium, normalise_messages, normalise_tools, take_media
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
+from ingot.spec.text_file import one_line
 
-SOURCE_LIMIT = 1_000_000  # characters of template source; the official ones have under 8,000
+# Characters of source. The official ones have under 8,000; hostile ones of this length take seconds to compile.
+SOURCE_LIMIT = 100_000
 _PROBE = [{"role": "user", "content": "probe"}]
 _NAMES_OF_RENDER = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
 
@@ -39,10 +42,10 @@ class ChatTemplate:
         """
         directory = Path(path)
         config_path = directory / "tokenizer_config.json"
-        config = read_json_object(config_path) if config_path.exists() else {}
+        config = read_json_object(config_path) if os.path.lexists(config_path) else {}
         special_tokens = _special_tokens(config)
         own_file = directory / "chat_template.jinja"
-        if own_file.exists():
+        if os.path.lexists(own_file):
             return cls(read_text(own_file), str(own_file), special_tokens=special_tokens)
         named = _named_sources(config.get("chat_template"), config_path)
         if named:
@@ -137,17 +140,22 @@ def _run(source: str, origin: str, values: dict[str, Any]) -> str:
             environment.begin()
             return str(compiled.render(values))
     except RaisedByTemplateError as error:
-        raise ValueError(f"{origin} does not accept these messages: {error.message}") from error
+        raise ValueError(f"{origin} does not accept these messages: {_reason(error)}") from error
     except TemplateSyntaxError as error:
-        raise ValueError(f"{origin} is not a valid chat template (line {error.lineno}): {error.message}.") from error
+        raise ValueError(f"{origin} is not a valid chat template (line {error.lineno}): {_reason(error)}.") from error
     except SecurityError as error:
-        raise ValueError(f"{origin} was stopped: {error.message}.") from error
+        raise ValueError(f"{origin} was stopped: {_reason(error)}.") from error
     except UndefinedError as error:
-        raise ValueError(f"{origin} uses a value that these messages do not have: {error.message}.") from error
-    except RecursionError as error:
+        raise ValueError(f"{origin} uses a value that these messages do not have: {_reason(error)}.") from error
+    except (RecursionError, MemoryError) as error:  # Python's own parser calls too deep a source out of memory
         raise ValueError(f"{origin} was stopped: it nests too deeply.") from error
     except Exception as error:  # a template can raise whatever Python can
-        raise ValueError(f"{origin} failed: {type(error).__name__}: {error}.") from error
+        raise ValueError(f"{origin} failed: {type(error).__name__}: {_reason(error)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says; a template chooses its words."""
+    return one_line(str(getattr(error, "message", None) or error))
 
 
 @lru_cache(maxsize=8)

@@ -21,8 +21,8 @@ class GenerationTag(ext.Extension):
 
 
 class Instrument(NodeTransformer):
-    """Puts `environment.step()` into every loop, loop condition and macro, and makes `~` and literals calls of
-    `environment.tilde` and `environment.literal`."""
+    """Puts `environment.step()` into every loop, loop condition and macro, and makes `~`, literals, slices and `*args`
+    calls of `environment.tilde`, `literal`, `part` and `unpacked`."""
 
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         self.generic_visit(node)
@@ -34,6 +34,10 @@ class Instrument(NodeTransformer):
             return _environment_call("tilde", *node.nodes)
         if isinstance(node, (nodes.List, nodes.Dict)) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
             return _environment_call("literal", node)
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            return _environment_call("part", node)
+        if isinstance(node, (nodes.Call, nodes.Filter, nodes.Test)) and node.dyn_args is not None:
+            node.dyn_args = _environment_call("unpacked", node.dyn_args)
         return node
 
 

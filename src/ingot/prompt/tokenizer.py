@@ -7,17 +7,22 @@ join and a UTF-8 decode with U+FFFD for what is not UTF-8, and a stream can be d
 from __future__ import annotations
 
 import codecs
+import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ingot.prompt.bpe import AddedToken, byte_alphabet, byte_of_character, qwen_tokenizer
 from ingot.prompt.compiled import CompiledTokenizer, compiled, without_added_tokens
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
+from ingot.prompt.tokenizer_parts import MOST_IDS, check_ids, check_parts, library_errors
+from ingot.spec.text_file import shown
 
 if TYPE_CHECKING:
     import tokenizers
 
+WHOLE_BYTES = 32 << 20  # of tokenizer.json (taste): the family's has 20 MB
 # config.json names <|endoftext|>, chat turns end with <|im_end|>, and the official repositories ship no
 # generation_config.json that would name both: generation must stop at either.
 STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
@@ -30,15 +35,19 @@ class Tokenizer:
     def __init__(self, library: tokenizers.Tokenizer | CompiledTokenizer, origin: str = "tokenizer") -> None:
         """Wraps a `tokenizers.Tokenizer`, or one that was compiled; ValueError, with `origin` in it, when it is not a
         byte-level BPE."""
+        if not isinstance(library, CompiledTokenizer):  # a compiled one was checked before it was
+            check_parts(library, origin)
         library.no_truncation()
         library.no_padding()
         added = library.get_added_tokens_decoder()
-        self._library = library
+        self._library, self._origin = library, origin
         self._plain: tokenizers.Tokenizer | CompiledTokenizer | None = None
         self._byte_of_character = byte_of_character()
         self._bytes_of_id = {int(index): token.content.encode() for index, token in added.items()}
         self.special_ids = frozenset(int(index) for index, token in added.items() if token.special)
         self.vocab_size = max([library.get_vocab_size(with_added_tokens=True) - 1, *self._bytes_of_id]) + 1
+        if self.vocab_size > MOST_IDS:
+            raise ValueError(f"{origin} gives ids up to {self.vocab_size - 1}; {MOST_IDS} ids are the most.")
         _require_byte_level(self, origin)
 
     @classmethod
@@ -52,7 +61,7 @@ class Tokenizer:
         if not directory.is_dir():
             raise ValueError(f"tokenizer path {str(path)!r} is not a directory.")
         whole = directory / "tokenizer.json"
-        if whole.exists():
+        if os.path.lexists(whole):
             return cls(_load_whole(whole), str(whole))
         if not (directory / "vocab.json").exists():
             raise ValueError(
@@ -72,7 +81,8 @@ class Tokenizer:
             raise ValueError(f"text is a {type(text).__name__}; encode takes a str.")
         check_unicode(text, "text")
         library = self._library if special else self._without_added_tokens()
-        return list(library.encode(text, add_special_tokens=False).ids)
+        with library_errors(f"{self._origin} cannot encode this text"):
+            return list(library.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD. Ids that stand for no token have no text.
@@ -168,30 +178,27 @@ def _require_byte_level(tokenizer: Tokenizer, origin: str) -> None:
 def _load_whole(path: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as LibraryTokenizer
 
-    try:
-        return LibraryTokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"{path} cannot be read as a tokenizer: {error}.") from error
+    text = read_text(path, WHOLE_BYTES)
+    with library_errors(f"{path} cannot be read as a tokenizer"):
+        raw = json.loads(text)
+    model = raw.get("model") if isinstance(raw, dict) else None
+    check_ids(model.get("vocab") if isinstance(model, dict) else None, str(path))
+    with library_errors(f"{path} cannot be read as a tokenizer"):
+        return LibraryTokenizer.from_str(text)
 
 
 def _load_parts(directory: Path) -> tokenizers.Tokenizer:
     vocab = read_json_object(directory / "vocab.json")
     merges = _read_merges(directory / "merges.txt")
     added = _read_added_tokens(directory / "tokenizer_config.json")
-    wrong = next((token for token, index in vocab.items() if not isinstance(index, int)), None)
-    if wrong is not None:
-        raise ValueError(f"{directory / 'vocab.json'} gives token {wrong!r} the id {vocab[wrong]!r}; ids are integers.")
-    try:
+    check_ids(vocab, str(directory / "vocab.json"))
+    with library_errors(f"{directory / 'vocab.json'} and merges.txt do not fit together"):
         library = qwen_tokenizer(vocab, merges, [token for _, token in added])
-    except ValueError as error:
-        raise ValueError(
-            f"{directory / 'vocab.json'} and merges.txt do not fit together: {error.__cause__}."
-        ) from error
     for index, token in added:
         if library.token_to_id(token.content) != index:
             found = library.token_to_id(token.content)
             raise ValueError(
-                f"{directory / 'tokenizer_config.json'} gives {token.content!r} the id {index}, but after the "
+                f"{directory / 'tokenizer_config.json'} gives {shown(token.content)} the id {index}, but after the "
                 f"{len(vocab)} tokens of vocab.json it comes at {found}; the files are of different tokenizers."
             )
     return library
@@ -207,7 +214,9 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
             continue
         left, space, right = line.partition(" ")
         if not (left and space and right) or " " in right:
-            raise ValueError(f"{path} has {line!r} as merge {number}; a merge is two tokens with one space between.")
+            raise ValueError(
+                f"{path} has {shown(line)} as merge {number}; a merge is two tokens with one space between."
+            )
         merges.append((left, right))
     return merges
 
@@ -217,9 +226,14 @@ def _read_added_tokens(path: Path) -> list[tuple[int, AddedToken]]:
     if not isinstance(entries, dict):
         raise ValueError(f"{path} has no added_tokens_decoder, so the ids of the control tokens are unknown.")
     try:
-        added = [
-            (int(index), AddedToken(entry["content"], entry.get("special", False))) for index, entry in entries.items()
-        ]
+        return sorted((int(index), _added_token(entry)) for index, entry in entries.items())
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} has a malformed added_tokens_decoder ({error!r}).") from error
-    return sorted(added)
+        raise ValueError(f"{path} has a malformed added_tokens_decoder ({shown(error)}).") from error
+
+
+def _added_token(entry: Any) -> AddedToken:
+    token = AddedToken(entry["content"], entry.get("special", False))
+    if not isinstance(token.content, str) or not token.content or not isinstance(token.special, bool):
+        raise ValueError(f"content {shown(token.content)}, special {shown(token.special)}")
+    check_unicode(token.content, "content")
+    return token

@@ -19,6 +19,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # A union takes the first of these that the text can be; a text always can be a string, so that comes last.
 _ORDER = ("null", "boolean", "integer", "number", "object", "array")
 _NESTING_LIMIT = 100  # brackets open at once; Python's parser gives up near 200, C stacks later
+_REFERENCES = 100  # followed one after another (taste): a schema comes from outside, and Python's stack is finite
 _NO_VALUE = object()
 
 
@@ -101,7 +102,7 @@ def _variants(schema: Any, root: Mapping[str, Any], followed: set[str]) -> Itera
     if not isinstance(schema, Mapping):
         return
     reference = schema.get("$ref")
-    if isinstance(reference, str) and reference not in followed:
+    if isinstance(reference, str) and reference not in followed and len(followed) < _REFERENCES:
         followed.add(reference)
         yield from _variants(_referred(reference, root), root, followed)
     for union in ("anyOf", "oneOf", "allOf"):

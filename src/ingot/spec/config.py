@@ -7,11 +7,14 @@ error. Nothing is dropped silently: a checkpoint whose config says something we 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
+
+from ingot.spec.text_file import read_json, shown
 
 # Keys that cannot change the logits of a text: bookkeeping, generation defaults of old transformers, training-only
 # settings. `full_attention_interval` only ever produced `layer_types`, which is read instead. `output_gate_type` is
@@ -44,6 +47,10 @@ NO_EFFECT = frozenset(
 )
 SIZES = ("0.8b", "2b", "4b", "9b")
 LINEAR, FULL = "linear_attention", "full_attention"
+CONFIG_BYTES = 1 << 20  # taste: the official ones have 3 kB
+# Taste, many times the largest member of the family: the weights table has rows for layers and parts for heads, and is
+# built before any file is looked at.
+MOST_LAYERS = MOST_HEADS = 512
 T = TypeVar("T")
 
 
@@ -143,10 +150,10 @@ class Config:
 
 def read_config(path: str | Path, accept: Iterable[str] = ()) -> Config:
     """The configuration in the file `path`; ValueError names the file, the key and the rule."""
+    raw = read_json(Path(path), CONFIG_BYTES)
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
         return parse_config(raw, accept)
-    except (ValueError, RecursionError) as error:  # json's and unicode's errors are ValueErrors
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -172,7 +179,7 @@ def parse_config(raw: Any, accept: Iterable[str] = ()) -> Config:
         text = _text(raw, "", accepted, ignore={"tie_word_embeddings"})
         return _fit(Config(text, None, text_only=True, tie_word_embeddings=_flag(raw, "tie_word_embeddings")))
     if model_type != "qwen3_5":
-        raise ValueError(f"model_type is {model_type!r}; Ingot runs the dense 'qwen3_5' and 'qwen3_5_text' models")
+        raise ValueError(f"model_type is {shown(model_type)}; Ingot runs the dense 'qwen3_5' and 'qwen3_5_text' models")
     if not isinstance(raw.get("text_config"), Mapping):
         raise ValueError("text_config is missing or not an object; a 'qwen3_5' config holds the decoder's sizes there")
     text = _text(raw["text_config"], "text_config.", accepted, ignore={"tie_word_embeddings"})
@@ -191,7 +198,7 @@ def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: se
     raw = {k: v for k, v in raw.items() if k not in ignore}
     experts = [k for k in raw if "expert" in k or k == "moe_intermediate_size"]
     if experts:
-        raise ValueError(f"{where}{experts[0]} is given; mixture-of-experts models are not supported yet")
+        raise ValueError(f"{where}{_key(experts[0])} is given; mixture-of-experts models are not supported yet")
     interval = raw.pop("full_attention_interval", 4)
     rope = raw.pop("rope_parameters", None)
     if rope is not None:
@@ -203,9 +210,10 @@ def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: se
         _check_type(f"{where}full_attention_interval", interval, int)
         layers: Any = raw.get("num_hidden_layers")
         _check_type(f"{where}num_hidden_layers", layers, int)
-        if not (0 < interval <= 10_000 and 0 < layers <= 10_000):
+        if not (0 < interval <= MOST_LAYERS and 0 < layers <= MOST_LAYERS):
             raise ValueError(
-                f"{where}full_attention_interval is {interval}, num_hidden_layers {layers}; both are in 1..10000"
+                f"{where}full_attention_interval is {shown(interval)}, num_hidden_layers {shown(layers)}; "
+                f"both are in 1..{MOST_LAYERS}"
             )
         raw["layer_types"] = [FULL if (i + 1) % interval == 0 else LINEAR for i in range(layers)]
     if raw.get("output_gate_type") == "swish":
@@ -233,20 +241,29 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     if str(hint).startswith("tuple"):
         element = str if "str" in str(hint) else int
         if not isinstance(value, list | tuple):
-            raise ValueError(f"{name} is {value!r}; a list is needed")
+            raise ValueError(f"{name} is {shown(value)}; a list is needed")
         for entry in value:
             _check_type(name, entry, element)
         return tuple(value)
     if hint is RopeParameters:
         return value
     _check_type(name, value, hint)
-    return float(value) if hint is float else value
+    return _finite(name, value) if hint is float else value
+
+
+def _finite(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        number = math.inf
+    _require(math.isfinite(number), f"{name} is {shown(value)}; a finite number is needed")
+    return number
 
 
 def _check_type(name: str, value: Any, wanted: type) -> None:
     allowed = (int, float) if wanted is float else (wanted,)
     if not isinstance(value, allowed) or (isinstance(value, bool) and wanted is not bool):
-        raise ValueError(f"{name} is {value!r}; {wanted.__name__} is needed")
+        raise ValueError(f"{name} is {shown(value)}; {wanted.__name__} is needed")
 
 
 def _flag(raw: Mapping[str, Any], name: str) -> bool:
@@ -258,10 +275,16 @@ def _flag(raw: Mapping[str, Any], name: str) -> bool:
 def _refuse_unknown(raw: Mapping[str, Any], known: set[str], where: str, accept: frozenset[str]) -> None:
     for key in raw:
         if key not in known and key not in NO_EFFECT and f"{where}{key}" not in accept:
+            name = f"{where}{_key(key)}"
             raise ValueError(
-                f"{where}{key} is not a key Ingot knows, so it cannot tell whether it changes the model\n"
-                f"hint: pass accept=['{where}{key}'] if you know that it does not"
+                f"{name} is not a key Ingot knows, so it cannot tell whether it changes the model\n"
+                f"hint: pass accept=['{name}'] if you know that it does not"
             )
+
+
+def _key(key: str) -> str:
+    """A key as an error shows it: a hostile one may be long or hold line breaks."""
+    return key if len(key) <= 80 and key.isprintable() else shown(key)
 
 
 def _fit(config: Config) -> Config:
@@ -271,7 +294,13 @@ def _fit(config: Config) -> Config:
         for item in fields(section) if section else ():
             value = getattr(section, item.name)
             if isinstance(value, int) and not isinstance(value, bool) and item.name != "mtp_num_hidden_layers":
-                _require(0 < value < 2**31, f"{item.name} is {value}; it must be positive and below 2**31")
+                _require(0 < value < 2**31, f"{item.name} is {shown(value)}; it must be positive and below 2**31")
+    for name, count, most in (
+        ("num_hidden_layers", text.num_hidden_layers, MOST_LAYERS),
+        ("num_attention_heads", text.num_attention_heads, MOST_HEADS),
+        ("depth", config.vision.depth if config.vision else 1, MOST_LAYERS),
+    ):
+        _require(count <= most, f"{name} is {count}; {most} is the most")
     single = {
         "hidden_act": "silu",
         "attention_bias": False,
@@ -281,13 +310,13 @@ def _fit(config: Config) -> Config:
         "mlp_only_layers": (),
     }
     for name, only in single.items():
-        _require(getattr(text, name) == only, f"{name} is {getattr(text, name)!r}; a qwen3_5 decoder has {only!r}")
+        _require(getattr(text, name) == only, f"{name} is {shown(getattr(text, name))}; a qwen3_5 decoder has {only!r}")
     _require(
         len(text.layer_types) == text.num_hidden_layers,
         f"layer_types has {len(text.layer_types)} entries; num_hidden_layers is {text.num_hidden_layers}",
     )
     for kind in text.layer_types:
-        _require(kind in (LINEAR, FULL), f"layer_types holds {kind!r}; {LINEAR!r} and {FULL!r} exist")
+        _require(kind in (LINEAR, FULL), f"layer_types holds {shown(kind)}; {LINEAR!r} and {FULL!r} exist")
     for many, few in (
         ("num_attention_heads", "num_key_value_heads"),
         ("linear_num_value_heads", "linear_num_key_heads"),
@@ -295,11 +324,15 @@ def _fit(config: Config) -> Config:
         a, b = getattr(text, many), getattr(text, few)
         _require(a % b == 0, f"{many} is {a}, which {few} = {b} does not divide")
     _require(
-        text.mtp_num_hidden_layers in (0, 1), f"mtp_num_hidden_layers is {text.mtp_num_hidden_layers}; 0 and 1 exist"
+        text.mtp_num_hidden_layers in (0, 1),
+        f"mtp_num_hidden_layers is {shown(text.mtp_num_hidden_layers)}; 0 and 1 exist",
     )
     _require(0 < text.rms_norm_eps < 1, f"rms_norm_eps is {text.rms_norm_eps}; it lies between 0 and 1")
     _fit_rope(text)
+    for name, index in ((f.name, getattr(config, f.name)) for f in fields(Config) if f.name.endswith("_token_id")):
+        _require(0 <= index < 2**31, f"{name} is {shown(index)}; it must be a token's id")
     if config.vision is not None:
+        _fit_vision(config.vision)
         _require(
             config.vision.deepstack_visual_indexes == (),
             "deepstack_visual_indexes is not empty; qwen3_5 has no deepstack",
@@ -311,9 +344,25 @@ def _fit(config: Config) -> Config:
     return config
 
 
+def _fit_vision(vision: VisionConfig) -> None:
+    # bounds are taste, far beyond any model: a picture is enlarged to at least one block of patches
+    for name, most in (("patch_size", 128), ("spatial_merge_size", 8), ("temporal_patch_size", 8)):
+        _require(getattr(vision, name) <= most, f"{name} is {getattr(vision, name)}; {most} is the most")
+    _require(vision.in_channels == 3, f"in_channels is {vision.in_channels}; pictures have 3")
+    _require(
+        vision.hidden_size % vision.num_heads == 0,
+        f"hidden_size is {vision.hidden_size}, which num_heads = {vision.num_heads} does not divide",
+    )
+    side = math.isqrt(vision.num_position_embeddings)
+    _require(
+        side * side == vision.num_position_embeddings,
+        f"num_position_embeddings is {vision.num_position_embeddings}; a square grid has a square number of them",
+    )
+
+
 def _fit_rope(text: TextConfig) -> None:
     rope = text.rope_parameters
-    _require(rope.rope_type == "default", f"rope_type is {rope.rope_type!r}; only 'default' is supported yet")
+    _require(rope.rope_type == "default", f"rope_type is {shown(rope.rope_type)}; only 'default' is supported yet")
     _require(rope.mrope_interleaved, "mrope_interleaved is false; qwen3_5 interleaves its sections")
     _require(rope.rope_theta > 0, f"rope_theta is {rope.rope_theta}; it must be positive")
     _require(
@@ -325,7 +374,7 @@ def _fit_rope(text: TextConfig) -> None:
     )
     _require(
         len(rope.mrope_section) == 3 and all(n >= 0 for n in rope.mrope_section),
-        f"mrope_section is {list(rope.mrope_section)}; three counts (T, H, W) are needed",
+        f"mrope_section is {shown(list(rope.mrope_section))}; three counts (T, H, W) are needed",
     )
 
 

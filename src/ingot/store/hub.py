@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ingot.spec.config import SIZES
+from ingot.spec.text_file import shown
 from ingot.store.shards import INDEX, read_index
 
 # What Ingot reads of a repository; everything else (README, other formats of the weights) is not downloaded.
@@ -30,6 +31,8 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     """
     if not os.fspath(model):
         raise ValueError("model is empty; a directory or a hub id such as 'Qwen/Qwen3.5-0.8B' is needed")
+    if "\0" in str(model):
+        raise ValueError(f"model is {shown(str(model))}, which cannot be a path")
     path = Path(model).expanduser()
     try:
         is_directory, is_file = path.is_dir(), path.is_file()

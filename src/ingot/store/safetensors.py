@@ -8,7 +8,6 @@ offsets cover completely, once, from 0 to its end. Everything that a file can ge
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import stat
@@ -20,9 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from ingot.spec.text_file import parse_json, shown
 from ingot.store.tensor import STORAGE, Tensor, byte_length
 
-HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+# Bytes. The format allows ten times as many; JSON made to be hostile takes 25 times its size in memory, and the largest
+# model of the family has 200 kB.
+HEADER_LIMIT = 10_000_000
+NAME_LIMIT = 256  # characters of a tensor's name (taste): errors show names
 _RANK_LIMIT = 32  # numpy 1.26 allows no more
 _BYTES_LIMIT = 1 << 62  # the product of a shape's non-zero sizes: no sum of offsets can leave int64
 
@@ -52,7 +55,7 @@ class SafetensorsFile:
             size = about.st_size
             header = _read_header(self.path, file, size)
             self._entries, self.metadata = _parse_header(self.path, header, size - 8 - len(header))
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._map = _mapped(self.path, file)
         self.nbytes = size
         # What tells that a file is another one, without reading it. A program can restore the time of the last write
         # after changing a file (`cp -p`, rsync), hardly that of the last change.
@@ -116,7 +119,17 @@ def _open(path: Path) -> Any:
         raise ValueError(f"{path}: is a directory, not a safetensors file")
     if not stat.S_ISREG(mode):
         raise ValueError(f"{path}: is not a regular file, so it cannot be memory-mapped")
-    return path.open("rb")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from None
+
+
+def _mapped(path: Path, file: Any) -> mmap.mmap:
+    try:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, OverflowError) as error:  # a limit on the process's memory; a file larger than addresses reach
+        raise ValueError(f"{path}: cannot be memory-mapped: {error}") from None
 
 
 def _read_header(path: Path, file: Any, size: int) -> bytes:
@@ -147,28 +160,15 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         raise ValueError(f"{path}: is a web page, not the weights: the download went wrong")
 
 
-class _RepeatedKeyError(Exception):
-    pass
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise _RepeatedKeyError(key)
-        result[key] = value
-    return result
-
-
 def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if not raw.startswith(b"{"):
         raise ValueError(f"{path}: the header does not begin with '{{'; is it a safetensors file?")
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_object)
-    except _RepeatedKeyError as error:
-        raise ValueError(f"{path}: the header has the key {error.args[0]!r} twice") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the header is not valid JSON: {error}") from None
+        header = parse_json(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: the header is not valid JSON: it is not UTF-8 (byte {error.start})") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: the header {error}") from None
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"{path}: __metadata__ must map strings to strings")
@@ -180,16 +180,18 @@ def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, Te
 
 
 def _entry(path: Path, name: str, entry: Any, base: int) -> TensorInfo:
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor {shown(name)}"
+    if len(name) > NAME_LIMIT:
+        raise ValueError(f"{where} has a name of {len(name)} characters; {NAME_LIMIT} are the most")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise ValueError(f"{where} must have dtype, shape and data_offsets, and has {found!r:.80}")
+        raise ValueError(f"{where} must have dtype, shape and data_offsets, and has {shown(found)}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in STORAGE:
-        raise ValueError(f"{where} has dtype {dtype!r:.80}, which is not one of {', '.join(STORAGE)}")
+        raise ValueError(f"{where} has dtype {shown(dtype)}, which is not one of {', '.join(STORAGE)}")
     _check_shape(where, shape)
     if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or offsets[1] > _BYTES_LIMIT:
-        raise ValueError(f"{where} has data_offsets {offsets!r:.80}, not [begin, end] with 0 <= begin <= end")
+        raise ValueError(f"{where} has data_offsets {shown(offsets)}, not [begin, end] with 0 <= begin <= end")
     needed, given = byte_length(dtype, tuple(shape)), offsets[1] - offsets[0]
     if needed != given:
         raise ValueError(f"{where}: shape {shape} of {dtype} takes {needed} bytes, but data_offsets give it {given}")
@@ -203,23 +205,23 @@ def _counts(value: Any) -> bool:
 
 def _check_shape(where: str, shape: Any) -> None:
     if not _counts(shape):
-        raise ValueError(f"{where} has shape {shape!r:.80}, which is not a list of non-negative integers")
+        raise ValueError(f"{where} has shape {shown(shape)}, which is not a list of non-negative integers")
     if len(shape) > _RANK_LIMIT:
         raise ValueError(f"{where} has {len(shape)} dimensions; at most {_RANK_LIMIT} are allowed")
     size = 8
     for item in shape:
         size *= max(item, 1)
         if size > _BYTES_LIMIT:
-            raise ValueError(f"{where} has shape {shape!r:.80}, which is larger than any file")
+            raise ValueError(f"{where} has shape {shown(shape)}, which is larger than any file")
 
 
 def _check_coverage(path: Path, entries: dict[str, TensorInfo], base: int, data_bytes: int) -> None:
     """The tensors must follow one another from the first byte of data to the last."""
     at, before = base, ""
     for name, info in entries.items():
-        where = f"{path}: tensor {name!r}"
+        where = f"{path}: tensor {shown(name)}"
         if info.begin < at:
-            raise ValueError(f"{where} overlaps tensor {before!r} by {at - info.begin} bytes")
+            raise ValueError(f"{where} overlaps tensor {shown(before)} by {at - info.begin} bytes")
         if info.begin > at:
             raise ValueError(
                 f"{where} begins {info.begin - at} bytes behind the end of the one before it; gaps are not allowed"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ingot.store.safetensors import SafetensorsFile
+from ingot.spec.text_file import read_json, shown
+from ingot.store.safetensors import NAME_LIMIT, SafetensorsFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -77,20 +77,21 @@ def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, 
 
 def read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file name beside the index; ValueError for anything else, a way out of the directory included."""
-    try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is not valid JSON: {error}") from None
+    raw: Any = read_json(path)
     weight_map = raw.get("weight_map") if isinstance(raw, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{path}: has no weight_map from tensor names to files")
     for name, shard in weight_map.items():
+        if len(name) > NAME_LIMIT:
+            raise ValueError(f"{path}: names a tensor in {len(name)} characters; {NAME_LIMIT} are the most")
         if not isinstance(shard, str) or not _is_plain(shard):
             raise ValueError(
-                f"{path}: puts tensor {name!r} into {shard!r}; the name of a *.safetensors file beside it is needed"
+                f"{path}: puts tensor {shown(name)} into {shown(shard)}; "
+                "the name of a *.safetensors file beside it is needed"
             )
     return weight_map
 
 
 def _is_plain(shard: str) -> bool:
-    return shard.endswith(".safetensors") and not any(char in shard for char in "/\\:\0")
+    plain = shard.endswith(".safetensors") and not any(char in shard for char in "/\\:\0")
+    return plain and len(shard.encode("utf-8", "replace")) <= 255 and shard.isprintable()

@@ -6,11 +6,14 @@ import base64
 import binascii
 import io
 import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ingot.spec.text_file import one_line
 
 Array = np.ndarray
 
@@ -34,7 +37,7 @@ def open_image(source: Any) -> Array:
     if isinstance(source, str) and "://" in source[:10]:
         raise ValueError(f"the image {_shown(source)} is an address; only files and data: URLs are read")
     if isinstance(source, str | os.PathLike):
-        return _decoded(_from_file(Path(source)), str(source))
+        return _decoded(_from_file(Path(source)), _name(Path(source)))
     if hasattr(source, "convert") and hasattr(source, "size"):  # a PIL image, without importing PIL to ask
         return _pixels(source, "the image")
     raise ValueError(f"an image is a {type(source).__name__}; a path, data: URL, bytes, PIL image or array is needed")
@@ -61,14 +64,25 @@ def _from_data_url(url: str) -> bytes:
 
 
 def _from_file(path: Path) -> bytes:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise ValueError(f"{path} has {size:,} bytes; {MAX_BYTES >> 20} MB are the most")
-    return path.read_bytes()
+    if "\0" in str(path):
+        raise ValueError(f"the image {_shown(str(path))} cannot be a path; give the content of a file as bytes")
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # a pipe would be waited for, a device has no end
+            raise ValueError(f"{path} is not a file")
+        if about.st_size > MAX_BYTES:
+            raise ValueError(f"{path} has {about.st_size:,} bytes; {MAX_BYTES >> 20} MB are the most")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{_name(path)}: there is no such file") from None
+    except OSError as error:
+        raise ValueError(f"the image {_name(path)} cannot be read: {error.strerror}") from None
+
+
+def _name(path: Path) -> str:
+    """A path as an error shows it: people give the content of a file in its place."""
+    text = str(path)
+    return text if len(text) <= 255 and text.isprintable() else _shown(text)
 
 
 def _decoded(data: bytes, name: str) -> Array:
@@ -103,8 +117,7 @@ def _pixels(image: Any, name: str) -> Array:
 
 
 def _damaged(name: str, error: Exception) -> ValueError:
-    lines = str(error).splitlines()
-    return ValueError(f"{name} is damaged or cut short: {lines[0] if lines else type(error).__name__}")
+    return ValueError(f"{name} is damaged or cut short: {one_line(str(error)) or type(error).__name__}")
 
 
 def _check_size(width: int, height: int, name: str) -> None:

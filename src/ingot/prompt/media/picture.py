@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,13 @@ import numpy as np
 from ingot.prompt.media.size import image_size, video_size
 from ingot.prompt.outside_text import read_json_object
 from ingot.spec import VisionConfig
+from ingot.spec.text_file import shown
 
 Array = np.ndarray
+# Taste: 64 and 1.3 times the official budgets. A small picture is enlarged to the lower one, so a hostile configuration
+# could ask for any amount of memory.
+MOST_LOW_PIXELS, MOST_PIXELS = 4_194_304, 33_554_432
+MOST_NORM = 1000.0  # taste: means and deviations are of values 0 to 1
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ class Preprocessor:
             vision.temporal_patch_size,
             _budget(image, cls.image_pixels, "preprocessor_config.json"),
             _budget(video, cls.video_pixels, "video_preprocessor_config.json"),
-            tuple(image.get("image_mean", (0.5, 0.5, 0.5))),
-            tuple(image.get("image_std", (0.5, 0.5, 0.5))),
+            _channels(image, "image_mean", -MOST_NORM, MOST_NORM),
+            _channels(image, "image_std", 1 / MOST_NORM, MOST_NORM),
         )
         for name, own in (
             ("patch_size", made.patch),
@@ -97,7 +103,7 @@ class Preprocessor:
             ("temporal_patch_size", made.temporal),
         ):
             if image.get(name, own) != own:
-                raise ValueError(f"preprocessor_config.json: {name} is {image[name]!r}; the vision tower has {own}")
+                raise ValueError(f"preprocessor_config.json: {name} is {shown(image[name])}; the tower has {own}")
         return made
 
     @property
@@ -153,13 +159,35 @@ def _bounded(budget: tuple[int, int], max_pixels: int | None, factor: int) -> tu
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    return read_json_object(path) if path.is_file() else {}
+    return read_json_object(path) if os.path.lexists(path) else {}
 
 
 def _budget(config: Mapping[str, Any], default: tuple[int, int], name: str) -> tuple[int, int]:
     size = config.get("size") or {}
+    if not isinstance(size, Mapping):
+        raise ValueError(f"{name}: size is {shown(size)}; an object with shortest_edge and longest_edge is needed")
     low = size.get("shortest_edge", config.get("min_pixels", default[0]))
     high = size.get("longest_edge", config.get("max_pixels", default[1]))
-    if not (isinstance(low, int) and isinstance(high, int) and 0 < low <= high):
-        raise ValueError(f"{name}: the pixel budget is {low!r} to {high!r}; two positive numbers in order are needed")
+    if not (_is_count(low) and _is_count(high) and 0 < low <= high):
+        raise ValueError(
+            f"{name}: the pixel budget is {shown(low)} to {shown(high)}; two positive numbers in order are needed"
+        )
+    if low > MOST_LOW_PIXELS or high > MOST_PIXELS:
+        most = f"{MOST_LOW_PIXELS:,} to {MOST_PIXELS:,}"
+        raise ValueError(f"{name}: the pixel budget is {shown(low)} to {shown(high)}; {most} is the most")
     return low, high
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _channels(config: Mapping[str, Any], key: str, low: float, high: float) -> tuple[float, ...]:
+    """The three numbers of `key`, each from `low` to `high`."""
+    values = config.get(key, (0.5, 0.5, 0.5))
+    fits = isinstance(values, list | tuple) and len(values) == 3
+    if not fits or not all(type(value) in (int, float) and low <= value <= high for value in values):
+        raise ValueError(
+            f"preprocessor_config.json: {key} is {shown(values)}; three numbers from {low:g} to {high:g} are needed"
+        )
+    return tuple(float(value) for value in values)
