@@ -27,7 +27,9 @@ RULES = {
     "engine": "model ops spec numpy",
     "nugget": "",
     "answer": "numpy",
-    "language_model": "answer engine prompt spec numpy",
+    "options": "engine prompt spec numpy",
+    "receiving": "answer engine prompt",
+    "language_model": "answer options receiving engine prompt spec numpy",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
