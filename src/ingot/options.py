@@ -30,6 +30,7 @@ SAMPLING_FIELDS = (
 SAMPLING = tuple(item.name for item in fields(SamplingParams))
 DRY_BREAKERS = ("\n", ":", '"', "*")  # llama.cpp's
 MOST_LOGPROBS, MOST_ANSWERS = 20, 128  # OpenAI's limits
+MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Options:
         if not is_count(self.max_tokens):
             raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be a positive number of tokens")
         _whole("n", self.n, 1, MOST_ANSWERS)
-        _whole("min_tokens", self.min_tokens, 0, 2**31)
+        _whole("min_tokens", self.min_tokens, 0, MOST_TOKENS)
         _whole("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)
         for name in ("ignore_eos", "logprobs"):
             if not isinstance(getattr(self, name), bool):

@@ -41,7 +41,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens a sequence may have."""
-        return self.config.text.max_position_embeddings
+        return self.config.text.context
 
     def logits(
         self,
