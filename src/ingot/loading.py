@@ -51,7 +51,7 @@ def load(
     kv        format of keys and values: "f32", "bf16" or "q8" (8.5 bits). None: "f32" for f32 weights, else "bf16";
               torch has "f32" only.
     threads   of the native or torch backend; None: one a core that this process may use.
-    yarn      makes the context so many times as long as the checkpoint's, by YaRN: above 1; short texts suffer a little.
+    yarn      above 1: a context so many times as long as the checkpoint's, by YaRN; short texts suffer a little.
     accept    unknown config keys and patterns of extra tensors to tolerate.
     calibration  a file of prompts for which weights="q4" is rounded (docs/quantisation.md): slow the first time, kept
               in the cache.

@@ -152,7 +152,11 @@ def test_sampling_defaults_come_from_generation_config_then_the_card(path, m, tm
     assert Options(9).params(text, config, True).presence_penalty == 0
     assert Options(9).params(text, {"do_sample": False, "temperature": 0.6}, False).temperature == 0
     coding = Options(9, preset="coding", sampling={"top_k": 9}).params(text, config, True)
-    assert (coding.temperature, coding.top_k, coding.top_p) == (0.6, 9, 0.95)  # asked for, so it wins; explicit ones more
+    assert (coding.temperature, coding.top_k, coding.top_p) == (
+        0.6,
+        9,
+        0.95,
+    )  # asked for, so it wins; explicit ones more
 
 
 def test_eos_ids_of_the_checkpoint_stop_too(tmp_path):

@@ -60,7 +60,7 @@ def ids(m, *, prompt=PROMPT, max_tokens=6, **parameters):
 
 def draws(m, **parameters):
     """The ids that 200 drawn tokens have among them."""
-    return set(ids(m, max_tokens=200, seed=1, **({"temperature": 1.0} | parameters)))
+    return set(ids(m, max_tokens=200, seed=1, ignore_eos=True, **({"temperature": 1.0} | parameters)))
 
 
 def temperature(m):

@@ -17,6 +17,7 @@ from ingot.engine.sequence import StatePool
 from ingot.ops import Segments
 from ingot.spec import Config
 
+
 class Engine:
     """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
     generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs.

@@ -54,8 +54,12 @@ class _Run:
 
 @dataclass(eq=False)
 class _Waiting:
+    """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
+    still wanted."""
+
     request: Request
     ids: np.ndarray
+    first: int
     answers: list[int]
 
 
@@ -79,7 +83,7 @@ class Scheduler:
         self.states.check(self._tokens(request, ids), request.n)
         answers = range(self._answers, self._answers + request.n)
         self._answers += request.n
-        self._waiting.append(_Waiting(request, ids, list(answers)))
+        self._waiting.append(_Waiting(request, ids, answers[0], list(answers)))
         return answers
 
     def step(self) -> list[Token]:
@@ -135,7 +139,7 @@ class Scheduler:
         seed = request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
         for answer in waiting.answers:
-            sampler = self._sampler(request, ids, answer_seed(seed, answer - waiting.answers[0]))
+            sampler = self._sampler(request, ids, answer_seed(seed, answer - waiting.first))
             run = _Run(answer, request, self.states.open(), sampler, ids, tokens - len(ids))
             (self._runs[-1].twins if answer != waiting.answers[0] else self._runs).append(run)
             # all pages at once: growing would copy them again and again, and memory is taken as they are written

@@ -21,8 +21,9 @@ def stretched(inv_freq_N: np.ndarray, power_N: np.ndarray, rope: RopeParameters)
         inv_freq = share / power + (1 - share) / (factor power)
 
     power = theta^(n / N). A frequency that turns more than beta_fast times in the original context stays (share 1), one
-    that turns less than beta_slow times is slowed down (share 0), with a ramp between. In fp32, in the order of the code
-    that others run, so that the frequencies are theirs to the last bits; logarithms are decimal: every machine has them.
+    that turns less than beta_slow times is slowed down (share 0), with a ramp between. In fp32, in the order of the
+    code that others run, so that the frequencies are theirs to the last bits; logarithms are decimal: every machine has
+    the same.
     """
     count, factor = len(inv_freq_N), np.float32(rope.factor)
     slowed_N = np.float32(1) / (factor * power_N)

@@ -40,8 +40,8 @@ def choose(scores_Z: np.ndarray, temperature: float, top_k: int, top_p: float, m
 
 
 def rank(scores_Z: np.ndarray, k: int) -> tuple[int, np.ndarray] | None:
-    """The sum of all scores' weights at temperature 1, and the ids of the k best, best first (the lower of equals before
-    the other); None when a score is NaN. k is 1 to Z.
+    """The sum of all scores' weights at temperature 1, and the ids of the k best, best first (of equals the lower
+    first); None when a score is NaN. k is 1 to Z.
 
     log softmax of score i is scores[i] - best - ln(sum / UNIT).
     """
