@@ -44,11 +44,8 @@ def test_a_list_of_one_is_a_list_and_ids_are_one_prompt(m):
 
 
 def test_conversations_as_each_alone(m):
-    conversations = [
-        user("hello"),
-        user("what am I?"),
-        [*user("hello"), {"role": "assistant", "content": "hi"}, *user("x")],
-    ]
+    longer = [*user("hello"), {"role": "assistant", "content": "hi"}, *user("x")]
+    conversations = [user("hello"), user("what am I?"), longer]
     for thinking in (False, True):
         want = [m.chat(c, thinking=thinking, max_tokens=20, seed=4) for c in conversations]
         got = m.chat(conversations, thinking=thinking, max_tokens=20, seed=4)
@@ -57,10 +54,9 @@ def test_conversations_as_each_alone(m):
 
 def test_n_answers_are_n_runs_with_the_seeds_that_follow(m):
     got = m.chat([user("hello"), user("world")], n=3, max_tokens=15, seed=8, thinking=False)
-    want = [
-        [m.chat(user(t), seed=8 + i, max_tokens=15, thinking=False).ids for i in range(3)] for t in ("hello", "world")
-    ]
-    assert [[answer.ids for answer in answers] for answers in got] == want
+    for text, answers in zip(("hello", "world"), got, strict=True):
+        want = [m.chat(user(text), seed=8 + i, max_tokens=15, thinking=False).ids for i in range(3)]
+        assert [answer.ids for answer in answers] == want
 
 
 def test_a_stop_string_ends_one_answer_and_leaves_the_others(m):

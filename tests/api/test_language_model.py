@@ -156,7 +156,7 @@ def test_sampling_defaults_come_from_generation_config_then_the_card(path, m, tm
         0.6,
         9,
         0.95,
-    )  # asked for, so it wins; explicit ones more
+    )  # asked for, so it wins
 
 
 def test_eos_ids_of_the_checkpoint_stop_too(tmp_path):

@@ -1,4 +1,4 @@
-"""Every parameter of `generate` and `chat` changes what it should: a table with a row for each, on logits that are given.
+"""Every parameter of `generate` and `chat` changes what it should: a table with a row for each, on given logits.
 
 The model says what the test wants at every step; tokenizer, template, sampler and scheduler are real.
 """
@@ -13,6 +13,8 @@ import pytest
 
 import ingot
 from ingot.engine import SamplingParams, answer_seed
+from ingot.spec import official, parse_config
+from ingot.spec.presets import PRESETS, sampling_preset
 from tests.api.small_model import write_small_model
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -339,3 +341,19 @@ def test_no_token_left_is_an_error_not_a_forbidden_one(m):
     vocabulary = m.engine.vocabulary
     with pytest.raises(ValueError, match="every token is forbidden"):
         m.generate(list(range(vocabulary)), no_repeat_ngram_size=1, max_tokens=1)
+
+
+def test_presets_by_size_mode_and_task():
+    """The cards' values; what a card has not is told with what it has."""
+    small, large = (parse_config(official(size)).text for size in ("2b", "4b"))
+    general = {"temperature": 1.0, "top_p": 0.95, "top_k": 20, "presence_penalty": 1.5}
+    assert sampling_preset(small, True) == sampling_preset(large, True) == general
+    assert sampling_preset(small, False)["presence_penalty"] == 2.0
+    assert sampling_preset(large, False) == {"temperature": 0.7, "top_p": 0.8, "top_k": 20, "presence_penalty": 1.5}
+    assert sampling_preset(large, False, "reasoning")["top_k"] == 40
+    assert sampling_preset(small, False, "vision")["temperature"] == 0.7
+    for text in (small, large):
+        assert sampling_preset(text, True, "coding") == general | {"temperature": 0.6, "presence_penalty": 0.0}
+    with pytest.raises(ValueError, match="preset is 'vision'; the card of a model of this size has general, reasoning"):
+        sampling_preset(large, True, "vision")
+    assert set(PRESETS) == {"general", "vision", "coding", "reasoning"}

@@ -88,29 +88,9 @@ def test_parameters_reach_the_model_as_they_were_given() -> None:
     expected = {"temperature": 0.5, "top_k": 7, "min_p": 0.1, "seed": 3, "stop": ["END", "FIN"], "max_tokens": 9}
     assert run("chat", "-p", "sampling", *words).stdout.decode().strip() == repr(sorted(expected.items()))
     assert run("chat", "-p", "sampling").stdout.decode().strip() == "[]"
-    words = [
-        "--preset",
-        "coding",
-        "--no-repeat-ngram-size",
-        "3",
-        "--dry-multiplier",
-        "0.8",
-        "--dry-base",
-        "2",
-        "--dry-allowed-length",
-        "4",
-    ]
-    words += [
-        "--dry-sequence-breakers",
-        ";",
-        "--logit-bias",
-        "15=-100",
-        "--logit-bias",
-        "16=2.5",
-        "--min-tokens",
-        "3",
-        "--ignore-eos",
-    ]
+    words = ["--preset", "coding", "--no-repeat-ngram-size", "3", "--min-tokens", "3", "--ignore-eos"]
+    words += ["--dry-multiplier", "0.8", "--dry-base", "2", "--dry-allowed-length", "4"]
+    words += ["--dry-sequence-breakers", ";", "--logit-bias", "15=-100", "--logit-bias", "16=2.5"]
     expected = {
         "preset": "coding",
         "no_repeat_ngram_size": 3,

@@ -111,13 +111,13 @@ def test_a_long_prompt_is_read_beside_running_answers():
 
 def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch):
     together = engine()
-    taken = []
-    forward = together.forward
-    monkeypatch.setattr(
-        together,
-        "forward",
-        lambda parts, rows=None: (taken.append(sum(len(p.ids) for p in parts)), forward(parts, rows))[1],
-    )
+    taken, forward = [], together.forward
+
+    def counted(parts, rows=None):
+        taken.append(sum(len(part.ids) for part in parts))
+        return forward(parts, rows)
+
+    monkeypatch.setattr(together, "forward", counted)
     scheduler = Scheduler(together, 1)
     scheduler.add(request(40, n=4, max_tokens=3))
     drain(scheduler)
@@ -129,9 +129,8 @@ def test_memory_bounds_how_many_run():
     page = PAGE * kv_bytes(CONFIG, "bf16")
 
     def left():
-        return (
-            MARGIN + 4 * page + state_bytes(CONFIG) * (2 - small.states.pools.slots) - page * len(small.states._written)
-        )
+        states = small.states
+        return MARGIN + page * (4 - len(states._written)) + state_bytes(CONFIG) * (2 - states.pools.slots)
 
     small = engine()
     small.states.available = left

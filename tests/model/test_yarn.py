@@ -1,4 +1,4 @@
-"""YaRN: the frequencies and logits of transformers, the longer context, and the same bits however they were computed."""
+"""YaRN: the frequencies and logits of transformers, the longer context, the same bits however they are computed."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_named(rope, sentence):
 
 @pytest.mark.parametrize("factor", [1, 0, -2, "4", True, 65, float("nan")])
 def test_a_wrong_factor_is_refused(tmp_path, factor):
-    with pytest.raises(ValueError, match="yarn is .*; it must be a number above 1 and at most 64"):
+    with pytest.raises(ValueError, match=r"yarn is .*; it must be a number above 1 and at most 64"):
         with_yarn(small_config(), factor)
     stretched = config(VARIANTS[0])
     with pytest.raises(ValueError, match="the checkpoint's rope_type is 'yarn'"):
