@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ingot.answer import ChatCompletion, Completion, Prompt, Stream, Usage
-from ingot.engine import Engine, Request, Scheduler, Visual, answer_seed
-from ingot.engine.engine import is_count
+from ingot.answer import ChatCompletion, Completion, Prompt
+from ingot.answering import Job, Progress, answer, are_conversations, are_prompts, each, named
+from ingot.engine import Engine, Request, Visual
 from ingot.options import DRY_BREAKERS, Options
 from ingot.prompt import (
     ChatTemplate,
@@ -23,6 +22,7 @@ from ingot.prompt import (
     render_with_media,
 )
 from ingot.prompt.media import Picture, Preprocessor, expand, open_image
+from ingot.prompt.stop import StopText
 from ingot.receiving import ChatReceiver, TextReceiver
 from ingot.spec import Config
 from ingot.spec.presets import preset_thinking
@@ -31,8 +31,6 @@ Messages = Sequence[Mapping[str, Any]]
 # Tokens an answer may have unless the caller says: a raw continuation may never stop by itself; a conversation does,
 # and the model cards advise 32k.
 GENERATE_TOKENS, CHAT_TOKENS = 256, 32_768
-BATCH = 8  # answers that run together unless the caller says
-Progress = Callable[[int, int], None]
 
 
 class LanguageModel:
@@ -133,30 +131,25 @@ class LanguageModel:
         A prompt given as ids may lack a tokenizer: the text is then empty.
         """
         options = Options(
-            GENERATE_TOKENS if max_tokens is None else max_tokens,
-            n,
-            stop,
-            stop_token_ids,
-            min_tokens,
-            ignore_eos,
-            logprobs,
-            top_logprobs,
-            preset,
-            dry_sequence_breakers,
-            sampling,
+            max_tokens=GENERATE_TOKENS if max_tokens is None else max_tokens,
+            n=n,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            preset=preset,
+            dry_sequence_breakers=dry_sequence_breakers,
+            sampling=sampling,
         )
-        several = _are_prompts(prompt)
+        several = are_prompts(prompt)
         jobs = []
-        for where, one in _each("prompts", prompt, several):
-            with _named(where):
+        for where, one in each("prompts", prompt, several):
+            with named(where):
                 given = self._prompt(one)
-                jobs.append((where, self._request(given, options, self._thinks_of(given, preset))))
-
-        def receiver(job: int, request: Request, seed: int | None) -> TextReceiver:
-            completion = Completion(**_begun(request, seed))
-            return TextReceiver(completion, options.stops(), request.stop_ids, self.tokenizer)
-
-        return self._answer(jobs, receiver, several, stream, batch_size, progress)
+                jobs.append(Job(where, self._request(given, options, self._thinks_of(given, preset)), self._text))
+        return answer(self.engine, jobs, options, several, stream, batch_size, progress)
 
     def chat(
         self,
@@ -187,85 +180,61 @@ class LanguageModel:
         not in reasoning or tool calls.
         """
         options = Options(
-            CHAT_TOKENS if max_tokens is None else max_tokens,
-            n,
-            stop,
-            stop_token_ids,
-            min_tokens,
-            ignore_eos,
-            logprobs,
-            top_logprobs,
-            preset,
-            dry_sequence_breakers,
-            sampling,
+            max_tokens=CHAT_TOKENS if max_tokens is None else max_tokens,
+            n=n,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            preset=preset,
+            dry_sequence_breakers=dry_sequence_breakers,
+            sampling=sampling,
         )
         if preset is not None and thinking is None:
             thinking = preset_thinking(self.config.text, preset)
-        several = _are_conversations(messages)
-        jobs, thoughts = [], []
-        for where, one in _each("messages", messages, several):
-            with _named(where):
+        several = are_conversations(messages)
+        jobs = []
+        for where, one in each("messages", messages, several):
+            with named(where):
                 prompt = self.encode(one, tools, thinking)
-                thoughts.append(opens_thinking(prompt.text))
-                jobs.append((where, self._request(prompt, options, thoughts[-1])))
+                thinks = opens_thinking(prompt.text)
+                receiver = partial(self._turn, thinks, list(tools) if tools else None)
+                jobs.append(Job(where, self._request(prompt, options, thinks), receiver))
+        return answer(self.engine, jobs, options, several, stream, batch_size, progress)
 
-        def receiver(job: int, request: Request, seed: int | None) -> ChatReceiver:
-            parser = OutputParser(thinking=thoughts[job], tools=list(tools) if tools else None)
-            completion = ChatCompletion(**_begun(request, seed))
-            return ChatReceiver(completion, options.stops(), request.stop_ids, self._tokenizer(), parser)
+    def _text(self, stops: StopText, request: Request, begun: dict[str, Any]) -> TextReceiver:
+        return TextReceiver(Completion(**begun), stops, request.stop_ids, self.tokenizer)
 
-        return self._answer(jobs, receiver, several, stream, batch_size, progress)
-
-    def _answer(
-        self,
-        jobs: list[tuple[str, Request]],
-        receiver: Callable[[int, Request, int | None], Any],
-        several: bool,
-        stream: bool,
-        batch_size: int | None,
-        progress: Progress | None,
-    ) -> Any:
-        """Every request is checked, then all run together."""
-        if batch_size is not None and not is_count(batch_size):
-            raise ValueError(f"batch_size is {batch_size!r}; it must be a positive number of answers")
-        scheduler = self.engine.scheduler(batch_size or BATCH)
-        receivers: list[Any] = []
-        completions: list[Any] = []
-        for job, (where, request) in enumerate(jobs):
-            with _named(where):
-                scheduler.add(request)
-            seed = request.sampling.seed
-            seeds = [None if seed is None else answer_seed(seed, i) for i in range(request.n)]
-            mine = [receiver(job, request, seed) for seed in seeds]
-            receivers += mine
-            answers = [each.completion for each in mine]
-            completions.append(answers if request.n > 1 else answers[0])
-        pieces = _run(scheduler, receivers, progress)
-        result: Any = completions if several else completions[0]
-        alone = len(receivers) == 1 and not several
-        made: Stream[Any, Any] = Stream(_alone(pieces) if alone else pieces, result)
-        return made if stream else made.finish()
+    def _turn(
+        self, thinks: bool, tools: Messages | None, stops: StopText, request: Request, begun: dict[str, Any]
+    ) -> ChatReceiver:
+        parser = OutputParser(thinking=thinks, tools=tools)
+        return ChatReceiver(ChatCompletion(**begun), stops, request.stop_ids, self._tokenizer(), parser)
 
     def _request(self, prompt: Prompt, options: Options, thinking: bool) -> Request:
-        own = self.stop_ids
+        given = frozenset(map(int, options.stop_token_ids))
         return Request(
             prompt.ids,
             prompt.positions,
-            options.params(self.config.text, self.generation_config, thinking),
-            options.max_tokens,
-            own | set(map(int, options.stop_token_ids)),
-            prompt.visuals,
-            options.n,
-            options.min_tokens,
-            own - set(map(int, options.stop_token_ids)) if options.ignore_eos else frozenset(),
-            options.top_logprobs if options.logprobs else None,
-            options.breaks(self.tokenizer),
+            sampling=options.params(self.config.text, self.generation_config, thinking),
+            max_tokens=options.max_tokens,
+            stop_ids=self.stop_ids | given,
+            visuals=prompt.visuals,
+            n=options.n,
+            min_tokens=options.min_tokens,
+            banned_ids=self.stop_ids - given if options.ignore_eos else frozenset(),
+            logprobs=options.top_logprobs if options.logprobs else None,
+            breaks=options.breaks(self.tokenizer),
         )
 
     def _thinks_of(self, prompt: Prompt, preset: str | None) -> bool:
         """The mode whose values a continuation takes: without thinking, unless the preset or the prompt is for it."""
-        mode = None if preset is None else preset_thinking(self.config.text, preset)
-        return opens_thinking(prompt.text) and preset is not None if mode is None else mode
+        if preset is None:
+            return False
+        mode = preset_thinking(self.config.text, preset)
+        return opens_thinking(prompt.text) if mode is None else mode
 
     def _picture(self, medium: Medium) -> Picture:
         if self.preprocessor is None:
@@ -307,69 +276,3 @@ def _frames(source: Any) -> Any:
 
 def _text_positions(tokens: int) -> np.ndarray:
     return np.tile(np.arange(tokens, dtype=np.int32), (3, 1))
-
-
-def _begun(request: Request, seed: int | None) -> dict[str, Any]:
-    """What a completion begins with."""
-    logprobs: list[Any] | None = None if request.logprobs is None else []
-    return {"usage": Usage(prompt_tokens=len(request.ids)), "seed": seed, "logprobs": logprobs}
-
-
-def _run(scheduler: Scheduler, receivers: Sequence[Any], progress: Progress | None) -> Generator[tuple[int, Any]]:
-    """The pieces of all answers as they come, with the numbers of their answers."""
-    began, ended = time.perf_counter(), 0
-    try:
-        while scheduler.unfinished:
-            for token in scheduler.step():
-                receiver = receivers[token.answer]
-                pieces = receiver.push(token, began)
-                if receiver.done and not token.last:
-                    scheduler.cancel(token.answer)
-                for piece in pieces:
-                    yield token.answer, piece
-                ended += receiver.done
-                if receiver.done and progress is not None:
-                    progress(ended, len(receivers))
-    finally:
-        scheduler.close()
-
-
-def _alone(pieces: Generator[tuple[int, Any]]) -> Iterator[Any]:
-    """The pieces of the only answer."""
-    with closing(pieces):
-        for _, piece in pieces:
-            yield piece
-
-
-def _are_prompts(prompt: Any) -> bool:
-    """Whether it is a list of prompts; a list of integers is one prompt."""
-    if isinstance(prompt, str | bytes | Prompt) or not isinstance(prompt, Sequence) or not prompt:
-        return False
-    first = prompt[0]
-    return isinstance(first, str | Prompt | Sequence) or (isinstance(first, np.ndarray) and first.ndim > 0)
-
-
-def _are_conversations(messages: Any) -> bool:
-    """Whether it is a list of lists of messages; a list of messages is one conversation."""
-    is_list = isinstance(messages, Sequence) and not isinstance(messages, str | bytes) and len(messages) > 0
-    return is_list and isinstance(messages[0], Sequence) and not isinstance(messages[0], str | bytes)
-
-
-def _each(name: str, given: Any, several: bool) -> Iterator[tuple[str, Any]]:
-    """What to call it in an error, and the thing: one, or each of several."""
-    if not several:
-        yield "", given
-        return
-    for number, one in enumerate(given):
-        yield f"{name}[{number}]", one
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
-    """A ValueError inside says which of several prompts it is about."""
-    try:
-        yield
-    except ValueError as error:
-        if not where:
-            raise
-        raise ValueError(f"{where}: {error}") from None
