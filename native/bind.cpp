@@ -309,9 +309,7 @@ std::optional<int64_t> rank(Context& context, const In& scores, const Out& ids) 
   shapes.is("scores", scores, "Z").is("ids", ids, "K", Kind::int32);
   if (shapes["K"] < 1 || shapes["K"] > shapes["Z"]) shapes.fail("ids must have 1 to Z places");
   int64_t total = -1;
-  without_gil([&] {
-    total = context.rank(f32(scores), shapes["Z"], static_cast<int32_t*>(ids.data()), shapes["K"]);
-  });
+  without_gil([&] { total = context.rank(f32(scores), shapes["Z"], static_cast<int32_t*>(ids.data()), shapes["K"]); });
   return total < 0 ? std::nullopt : std::optional(total);
 }
 
