@@ -15,6 +15,7 @@ from ingot.engine.sequence import MARGIN
 from ingot.model import build
 from ingot.ops import PAGE
 from ingot.spec.cost import kv_bytes, state_bytes
+from ingot.spec.formats import FORMATS
 from tests.model.small import small_config, weights
 
 native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
@@ -122,6 +123,20 @@ def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch):
     scheduler.add(request(40, n=4, max_tokens=3))
     drain(scheduler)
     assert taken == [40, 4, 4]
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_pass_that_only_reads(fmt):
+    """A slice in the middle of a prompt wants no logits; in no format does that change what comes."""
+    one = Engine(build(CONFIG, OPS, weights(), fmt), OPS, CONFIG)
+    asked = request(2 * STEP_TOKENS + 3, max_tokens=4)
+    scheduler = Scheduler(one, 1)
+    scheduler.add(asked)
+    assert [len(scheduler.step()) for _ in range(4)] == [0, 0, 1, 1]
+    scheduler.close()
+    assert scheduler.step() == []
+    (token, *_) = one.generate(replace(asked, sampling=SamplingParams(temperature=0)))
+    assert token == int(np.argmax(one.logits(asked.ids)[-1]))
 
 
 def test_memory_bounds_how_many_run():

@@ -90,6 +90,8 @@ class Scheduler:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
         self._admit()
         parts = list(self._parts())
+        if not parts:
+            return []
         last = np.cumsum([len(part.ids) for _, part in parts]) - 1
         # a pass ends a prompt, or goes on with an answer, for those whose ids are all taken by it
         ready = [len(part.ids) == len(run.pending) for run, part in parts]
