@@ -16,7 +16,7 @@ from ingot.engine.engine import is_count
 from ingot.options import Options
 from ingot.prompt.stop import StopText
 
-BATCH = 8  # answers that run together unless the caller says BATCH_REASON
+BATCH = 8  # answers that run together unless the caller says (taste: 150 MB of recurrent state at 0.8B)
 Progress = Callable[[int, int], None]
 
 
