@@ -118,7 +118,9 @@ def errors(checkpoint: Path, image: Any, threads: int) -> str:
     for weights, found in features.items():
         far = np.linalg.norm(found - exact, axis=1) / np.linalg.norm(exact, axis=1)
         whole = np.linalg.norm(found - exact) / np.linalg.norm(exact)
-        lines.append(f"{weights:<5} {whole:.2%} of the features' length; the worst of {len(far)} tokens {far.max():.2%}")
+        lines.append(
+            f"{weights:<5} {whole:.2%} of the features' length; the worst of {len(far)} tokens {far.max():.2%}"
+        )
     return "\n".join(lines)
 
 

@@ -96,6 +96,7 @@ def choice_cases(ops: OpSet, draw: Callable[..., np.ndarray]) -> Iterator[Case]:
     yield Case("choose, top_k 20, top_p 0.95", 1, lambda: ops.choose(x, 0.8, 20, 0.95, 0, 0.3), 4 * Z, 2 * Z)
     yield Case("choose, all", 1, lambda: ops.choose(x, 1, 0, 1, 0, 0.3), 4 * Z, weigh)
     yield Case("choose, top_p 0.95", 1, lambda: ops.choose(x, 1, 0, 0.95, 0, 0.3), 4 * Z, weigh)
+    yield Case("rank, 20 best", 1, lambda: ops.rank(x, 20), 4 * Z, weigh)
 
 
 def cases(ops: OpSet) -> Iterator[Case]:

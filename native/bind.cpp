@@ -304,6 +304,15 @@ std::optional<int64_t> choose(Context& context, const In& scores, double tempera
   return id < 0 ? std::nullopt : std::optional(id);
 }
 
+std::optional<int64_t> rank(Context& context, const In& scores, const Out& ids) {
+  Shapes shapes("rank");
+  shapes.is("scores", scores, "Z").is("ids", ids, "K", Kind::int32);
+  if (shapes["K"] < 1 || shapes["K"] > shapes["Z"]) shapes.fail("ids must have 1 to Z places");
+  int64_t total = -1;
+  without_gil([&] { total = context.rank(f32(scores), shapes["Z"], static_cast<int32_t*>(ids.data()), shapes["K"]); });
+  return total < 0 ? std::nullopt : std::optional(total);
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Kernels* kernels : available_kernels()) names.emplace_back(kernels->name);
@@ -365,5 +374,6 @@ NB_MODULE(_native, m) {
       .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
            "o"_a.noconvert())
-      .def("choose", &choose, "scores"_a.noconvert(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "u"_a);
+      .def("choose", &choose, "scores"_a.noconvert(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "u"_a)
+      .def("rank", &rank, "scores"_a.noconvert(), "ids"_a.noconvert());
 }

@@ -37,6 +37,17 @@ class Chooser {
     return truncates() ? from_bins() : from_all();
   }
 
+  int64_t rank(int32_t* ids) {
+    if (!find_maxima()) return -1;
+    top_ = *std::max_element(maxima_.begin(), maxima_.end());
+    rate_ = 1;
+    Ids best = best_ids();
+    sort_best_first(best);
+    std::copy(best.begin(), best.end(), ids);
+    const std::vector<int64_t> sums = tile_sums();
+    return std::accumulate(sums.begin(), sums.end(), int64_t(0));
+  }
+
  private:
   bool truncates() const { return op_.top_p < 1 || op_.min_p > 0; }
   bool better(int32_t a, int32_t b) const {
@@ -145,8 +156,7 @@ class Chooser {
     }
   }
 
-  // Every id stays, in ascending order: sums of tiles, then the tile of the draw once more.
-  int64_t from_all() {
+  std::vector<int64_t> tile_sums() {
     constexpr int64_t tile = tile_blocks * choice_block;
     std::vector<int64_t> sums(size_t((op_.count + tile - 1) / tile));
     each_tile([&](int64_t first, int64_t count, int) {
@@ -154,6 +164,13 @@ class Chooser {
       weigh(first, count, [&](int64_t, int64_t w) { sum += w; });
       sums[size_t(first / tile)] = sum;
     });
+    return sums;
+  }
+
+  // Every id stays, in ascending order: sums of tiles, then the tile of the draw once more.
+  int64_t from_all() {
+    constexpr int64_t tile = tile_blocks * choice_block;
+    std::vector<int64_t> sums = tile_sums();
     int64_t target = drawn(std::accumulate(sums.begin(), sums.end(), int64_t(0))), id = -1;
     const size_t t = walk_down(sums, target);
     weigh(int64_t(t) * tile, std::min(tile, op_.count - int64_t(t) * tile), [&](int64_t i, int64_t w) {
@@ -245,6 +262,13 @@ class Chooser {
 int64_t chosen(const Choice& op, const Kernels& kernels, ThreadPool& pool) {
   const FloatEnvironment environment;
   return Chooser(op, kernels, pool).run();
+}
+
+int64_t ranked(const float* scores, int64_t count, int32_t* ids, int64_t best, const Kernels& kernels,
+               ThreadPool& pool) {
+  const FloatEnvironment environment;
+  const Choice op{scores, count, 1, 1, 0, 0, best};
+  return Chooser(op, kernels, pool).rank(ids);
 }
 
 }  // namespace ingot

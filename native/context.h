@@ -53,6 +53,9 @@ class Context {
   void delta_layer(DeltaLayer op);
   void full_layer(FullLayer op);
   int64_t choose(const Choice& op) { return chosen(op, kernels_, pool_); }
+  int64_t rank(const float* scores, int64_t count, int32_t* ids, int64_t best) {
+    return ranked(scores, count, ids, best, kernels_, pool_);
+  }
 
  private:
   void rows(const Norm& op, void (*kernel)(const Norm&, int64_t, int64_t));

@@ -27,7 +27,10 @@ RULES = {
     "engine": "model ops spec numpy",
     "nugget": "",
     "answer": "numpy",
-    "language_model": "answer engine prompt spec numpy",
+    "options": "engine prompt spec numpy",
+    "receiving": "answer engine prompt",
+    "answering": "answer options engine prompt numpy",
+    "language_model": "answer answering options receiving engine prompt spec numpy",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
@@ -36,8 +39,8 @@ RULES = {
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
-    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory eval train "
-    "~numpy ~prompt_toolkit ~huggingface_hub",
+    "cli": "ingot loading language_model answer options engine model ops ops.native prompt store spec speed memory "
+    "eval train ~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

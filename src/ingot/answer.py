@@ -43,22 +43,38 @@ class Usage:
         return (self.completion_tokens - 1) / self.decode_s if self.decode_s > 0 else 0.0
 
 
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token of an answer: its text (with U+FFFD where it cuts a character), id, bytes, the natural logarithm of the
+    probability that the model gave it, and the likeliest tokens at its place, best first, as OpenAI's
+    `logprobs.content`."""
+
+    token: str
+    id: int
+    logprob: float
+    bytes: list[int]
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass
 class Completion:
     """A continued text. `ids` includes the stop id, `text` neither it nor the stop string; finish_reason "stop" or
-    "length"."""
+    "length". `logprobs`, if they were asked for, has one for each id; `seed` is what its draws came from."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
+    logprobs: list[TokenLogprob] | None = None
+    seed: int | None = None
 
 
 @dataclass
 class ChatCompletion:
     """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not think.
 
-    `incomplete_call` is a tool call that the end of the answer cut off: it must not be run.
+    `incomplete_call` is a tool call that the end of the answer cut off: it must not be run. `ids`, `logprobs` (one for
+    each id) and `seed` as in Completion.
     """
 
     content: str = ""
@@ -68,6 +84,8 @@ class ChatCompletion:
     ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
+    logprobs: list[TokenLogprob] | None = None
+    seed: int | None = None
 
     @property
     def message(self) -> dict[str, Any]:
@@ -82,7 +100,10 @@ class ChatCompletion:
 
 class Stream(Generic[P, C]):
     """Iterate for the pieces; `completion` fills up meanwhile and is whole at the end. Closing or leaving it early
-    frees the model; `completion.finish_reason` is None then."""
+    frees the model; `completion.finish_reason` is None then.
+
+    Of several answers the pieces are pairs (number of the answer, piece), and `completion` is the list of them.
+    """
 
     def __init__(self, pieces: Iterator[P], completion: C) -> None:
         self._pieces, self.completion = pieces, completion

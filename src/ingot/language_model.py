@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ingot.answer import ChatCompletion, Completion, Prompt, Stream, Usage
-from ingot.engine import Engine, Request, SamplingParams, Visual
+from ingot.answer import ChatCompletion, Completion, Prompt
+from ingot.answering import Job, Progress, answer, are_conversations, are_prompts, each, named
+from ingot.engine import Engine, Request, Visual
+from ingot.options import DRY_BREAKERS, Options
 from ingot.prompt import (
     ChatTemplate,
-    Delta,
     Medium,
     OutputParser,
-    StreamDecoder,
     Tokenizer,
     opens_thinking,
     render_with_media,
 )
 from ingot.prompt.media import Picture, Preprocessor, expand, open_image
-from ingot.prompt.stop import StopText, checked_stops
+from ingot.prompt.stop import StopText
+from ingot.receiving import ChatReceiver, TextReceiver
 from ingot.spec import Config
-from ingot.spec.presets import sampling_preset
+from ingot.spec.presets import preset_thinking
 
 Messages = Sequence[Mapping[str, Any]]
-# What a checkpoint's generation_config.json may set for us; the rest of it configures other libraries.
-SAMPLING_FIELDS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-)
 # Tokens an answer may have unless the caller says: a raw continuation may never stop by itself; a conversation does,
 # and the model cards advise 32k.
 GENERATE_TOKENS, CHAT_TOKENS = 256, 32_768
@@ -105,121 +96,145 @@ class LanguageModel:
 
     def generate(
         self,
-        prompt: str | Sequence[int] | Prompt,
+        prompt: str | Prompt | Sequence[int] | Sequence[str | Prompt | Sequence[int]],
         *,
         max_tokens: int | None = None,
+        n: int = 1,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        preset: str | None = None,
+        dry_sequence_breakers: Sequence[str] = DRY_BREAKERS,
         stream: bool = False,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
         **sampling: Any,
     ) -> Any:
         """The continuation of a text or ids: a Completion, or with stream=True a Stream of strings.
 
+        A list of texts, Prompts or lists of ids gives the list of their Completions, in order; they run together,
+        `batch_size` answers at a time, and each has the ids that it has alone (native backend). `n` above 1 gives a
+        list where one Completion would stand: answer i is the one that seed + i gives. A stream of several answers has
+        pairs (number of the answer, piece). `progress` is called with (answers that ended, answers in all).
+
         `sampling`: temperature (0: greedy), top_k, top_p, min_p, presence_penalty, frequency_penalty,
-        repetition_penalty, seed; what is not given comes from generation_config.json or else the model card. Ends at a
-        stop id of the model, at `stop` strings or `stop_token_ids`, after max_tokens (256), or at the end of the
-        context. A prompt given as ids may lack a tokenizer: the text is then empty.
+        repetition_penalty, logit_bias, no_repeat_ngram_size, dry_multiplier, dry_base, dry_allowed_length, seed
+        (ingot.engine.SamplingParams defines them). What is not given comes from `preset`, a task of the model card,
+        or else from generation_config.json or the card.
+
+        Ends at a stop id of the model (never with ignore_eos), at `stop` strings or `stop_token_ids`, after max_tokens
+        (256), or at the end of the context; no stop id is chosen before min_tokens. `logprobs` tells how likely the
+        model itself found each token, before anything that steers the choice, and the top_logprobs (0 to 20) likeliest.
+        A prompt given as ids may lack a tokenizer: the text is then empty.
         """
-        prompt = self._prompt(prompt)
-        stops = StopText(checked_stops(stop))
-        request = self._request(
-            prompt,
-            GENERATE_TOKENS if max_tokens is None else max_tokens,
-            stop_token_ids,
-            self._sampling(False, sampling),
+        options = Options(
+            max_tokens=GENERATE_TOKENS if max_tokens is None else max_tokens,
+            n=n,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            preset=preset,
+            dry_sequence_breakers=dry_sequence_breakers,
+            sampling=sampling,
         )
-        completion = Completion(usage=Usage(prompt_tokens=len(prompt.ids)))
-        tokens = _timed(self.engine.generate(request), completion.ids, completion.usage)
-        stream_of_text: Stream[str, Completion] = Stream(self._continue(tokens, request, stops, completion), completion)
-        return stream_of_text if stream else stream_of_text.finish()
+        several = are_prompts(prompt)
+        jobs = []
+        for where, one in each("prompts", prompt, several):
+            with named(where):
+                given = self._prompt(one)
+                jobs.append(Job(where, self._request(given, options, self._thinks_of(given, preset)), self._text))
+        return answer(self.engine, jobs, options, several, stream, batch_size, progress)
 
     def chat(
         self,
-        messages: Messages,
+        messages: Messages | Sequence[Messages],
         tools: Messages | None = None,
         thinking: bool | None = None,
         *,
         max_tokens: int | None = None,
+        n: int = 1,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Sequence[int] = (),
+        min_tokens: int = 0,
+        ignore_eos: bool = False,
+        logprobs: bool = False,
+        top_logprobs: int = 0,
+        preset: str | None = None,
+        dry_sequence_breakers: Sequence[str] = DRY_BREAKERS,
         stream: bool = False,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
         **sampling: Any,
     ) -> Any:
         """The next turn of a conversation: a ChatCompletion, or with stream=True a Stream of `Delta`s.
 
-        Messages and tools are OpenAI's. Sampling as in `generate`, by the card's values for the thinking mode. `stop`
-        strings are looked for in the content, not in reasoning or tool calls.
+        Messages and tools are OpenAI's; a list of conversations gives the list of their turns. The parameters are those
+        of `generate`, by the card's values for the thinking mode; max_tokens is 32,768. A `preset` that the card has
+        for one mode only decides about thinking where `thinking` is None. `stop` strings are looked for in the content,
+        not in reasoning or tool calls.
         """
-        prompt = self.encode(messages, tools, thinking)
-        thinks = opens_thinking(prompt.text)
-        stops = StopText(checked_stops(stop))
-        request = self._request(
-            prompt, CHAT_TOKENS if max_tokens is None else max_tokens, stop_token_ids, self._sampling(thinks, sampling)
+        options = Options(
+            max_tokens=CHAT_TOKENS if max_tokens is None else max_tokens,
+            n=n,
+            stop=stop,
+            stop_token_ids=stop_token_ids,
+            min_tokens=min_tokens,
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
+            preset=preset,
+            dry_sequence_breakers=dry_sequence_breakers,
+            sampling=sampling,
         )
-        completion = ChatCompletion(usage=Usage(prompt_tokens=len(prompt.ids)))
-        tokens = _timed(self.engine.generate(request), completion.ids, completion.usage)
-        parser = OutputParser(thinking=thinks, tools=list(tools) if tools else None)
-        stream_of_deltas: Stream[Delta, ChatCompletion] = Stream(
-            self._converse(tokens, request, stops, parser, completion), completion
+        if preset is not None and thinking is None:
+            thinking = preset_thinking(self.config.text, preset)
+        several = are_conversations(messages)
+        jobs = []
+        for where, one in each("messages", messages, several):
+            with named(where):
+                prompt = self.encode(one, tools, thinking)
+                thinks = opens_thinking(prompt.text)
+                receiver = partial(self._turn, thinks, list(tools) if tools else None)
+                jobs.append(Job(where, self._request(prompt, options, thinks), receiver))
+        return answer(self.engine, jobs, options, several, stream, batch_size, progress)
+
+    def _text(self, stops: StopText, request: Request, begun: dict[str, Any]) -> TextReceiver:
+        return TextReceiver(Completion(**begun), stops, request.stop_ids, self.tokenizer)
+
+    def _turn(
+        self, thinks: bool, tools: Messages | None, stops: StopText, request: Request, begun: dict[str, Any]
+    ) -> ChatReceiver:
+        parser = OutputParser(thinking=thinks, tools=tools)
+        return ChatReceiver(ChatCompletion(**begun), stops, request.stop_ids, self._tokenizer(), parser)
+
+    def _request(self, prompt: Prompt, options: Options, thinking: bool) -> Request:
+        given = frozenset(map(int, options.stop_token_ids))
+        return Request(
+            prompt.ids,
+            prompt.positions,
+            sampling=options.params(self.config.text, self.generation_config, thinking),
+            max_tokens=options.max_tokens,
+            stop_ids=self.stop_ids | given,
+            visuals=prompt.visuals,
+            n=options.n,
+            min_tokens=options.min_tokens,
+            banned_ids=self.stop_ids - given if options.ignore_eos else frozenset(),
+            logprobs=options.top_logprobs if options.logprobs else None,
+            breaks=options.breaks(self.tokenizer),
         )
-        return stream_of_deltas if stream else stream_of_deltas.finish()
 
-    def _continue(
-        self, tokens: Iterator[int], request: Request, stops: StopText, completion: Completion
-    ) -> Iterator[str]:
-        ended = False
-        decoder = StreamDecoder(self.tokenizer) if self.tokenizer else None
-        for token in tokens:
-            ended = token in request.stop_ids
-            if decoder is None or ended:
-                continue
-            piece = stops.push(decoder.push(token))
-            completion.text += piece
-            if piece:
-                yield piece
-            if stops.hit:
-                break
-        else:
-            rest = stops.push(decoder.finish()) + stops.finish() if decoder else ""
-            completion.text += rest
-            if rest:
-                yield rest
-        completion.finish_reason = "stop" if ended or stops.hit else "length"
-
-    def _converse(
-        self, tokens: Iterator[int], request: Request, stops: StopText, parser: OutputParser, completion: ChatCompletion
-    ) -> Iterator[Delta]:
-        ended, decoder = False, StreamDecoder(self._tokenizer())
-        reasoning = bool(parser.thinking)
-        for token in tokens:
-            ended = token in request.stop_ids
-            if ended:
-                break
-            deltas = parser.feed(decoder.push(token))
-            reasoning = reasoning and not any(d.content or d.tool_call for d in deltas)
-            completion.usage.reasoning_tokens += reasoning
-            yield from _kept(deltas, stops, completion)
-            if stops.hit:
-                break
-        if not stops.hit:
-            yield from _kept(parser.feed(decoder.finish()), stops, completion)
-            final = parser.finish(truncated=not ended)
-            yield from _kept(final.deltas, stops, completion)
-            completion.tool_calls, completion.incomplete_call = final.tool_calls, final.incomplete_call
-            if held := stops.finish():
-                completion.content += held
-                yield Delta(content=held)
-        reason = "stop" if ended or stops.hit else "length"
-        completion.finish_reason = "tool_calls" if completion.tool_calls and reason == "stop" else reason
-
-    def _request(
-        self, prompt: Prompt, max_tokens: int, stop_token_ids: Sequence[int], sampling: SamplingParams
-    ) -> Request:
-        for i in stop_token_ids:
-            if not isinstance(i, int | np.integer) or isinstance(i, bool):
-                raise ValueError(f"stop_token_ids holds {i!r}; token ids are integers")
-        stop_ids = self.stop_ids | set(map(int, stop_token_ids))
-        return Request(prompt.ids, prompt.positions, sampling, max_tokens, stop_ids, prompt.visuals)
+    def _thinks_of(self, prompt: Prompt, preset: str | None) -> bool:
+        """The mode whose values a continuation takes: without thinking, unless the preset or the prompt is for it."""
+        if preset is None:
+            return False
+        mode = preset_thinking(self.config.text, preset)
+        return opens_thinking(prompt.text) if mode is None else mode
 
     def _picture(self, medium: Medium) -> Picture:
         if self.preprocessor is None:
@@ -232,16 +247,6 @@ class LanguageModel:
             return self.preprocessor.video(frames, seconds, medium.max_pixels)
         except ValueError as error:
             raise ValueError(f"{medium.where}: {error}") from None
-
-    def _sampling(self, thinking: bool, given: Mapping[str, Any]) -> SamplingParams:
-        unknown = sorted(set(given) - {*SAMPLING_FIELDS, "seed"})
-        if unknown:
-            raise ValueError(f"{unknown[0]} is not a parameter; sampling takes {', '.join(SAMPLING_FIELDS)}, seed")
-        own = {k: v for k, v in self.generation_config.items() if k in SAMPLING_FIELDS and v is not None}
-        if self.generation_config.get("do_sample") is False:
-            own = {"temperature": 0}
-        defaults = own or sampling_preset(self.config.text, thinking)
-        return SamplingParams(**{**defaults, **{k: v for k, v in given.items() if v is not None}})
 
     def _prompt(self, prompt: str | Sequence[int] | Prompt) -> Prompt:
         if isinstance(prompt, Prompt):
@@ -271,32 +276,3 @@ def _frames(source: Any) -> Any:
 
 def _text_positions(tokens: int) -> np.ndarray:
     return np.tile(np.arange(tokens, dtype=np.int32), (3, 1))
-
-
-def _timed(tokens: Iterator[int], ids: list[int], usage: Usage) -> Iterator[int]:
-    """The same tokens, collected and timed."""
-    start = time.perf_counter()
-    for token in tokens:
-        now = time.perf_counter()
-        if not ids:
-            usage.prefill_s = now - start
-        usage.decode_s = now - start - usage.prefill_s
-        ids.append(token)
-        usage.completion_tokens += 1
-        yield token
-
-
-def _kept(deltas: Sequence[Delta], stops: StopText, completion: ChatCompletion) -> Iterator[Delta]:
-    """The deltas with their content cut at a stop string; the completion grows with them."""
-    for delta in deltas:
-        if stops.hit:
-            return
-        if delta.content:
-            piece = stops.push(delta.content)
-            completion.content += piece
-            if piece:
-                yield Delta(content=piece)
-        else:
-            if delta.reasoning:
-                completion.reasoning = (completion.reasoning or "") + delta.reasoning
-            yield delta

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ingot.prompt.media import Preprocessor
 from ingot.prompt.outside_text import read_json_object
 from ingot.quant import Calibration
 from ingot.quant.prompts import read_prompts
+from ingot.spec.config import with_yarn
 from ingot.spec.formats import FORMATS, held_as
 from ingot.store import open_checkpoint, resolve
 
@@ -33,6 +35,7 @@ def load(
     kv: str | None = None,
     threads: int | None = None,
     device: str | None = None,
+    yarn: float | None = None,
     accept: Iterable[str] = (),
     calibration: str | os.PathLike[str] | None = None,
     cache: bool | str | os.PathLike[str] = True,
@@ -48,6 +51,7 @@ def load(
     kv        format of keys and values: "f32", "bf16" or "q8" (8.5 bits). None: "f32" for f32 weights, else "bf16";
               torch has "f32" only.
     threads   of the native or torch backend; None: one a core that this process may use.
+    yarn      above 1: a context so many times as long as the checkpoint's, by YaRN; short texts suffer a little.
     accept    unknown config keys and patterns of extra tensors to tolerate.
     calibration  a file of prompts for which weights="q4" is rounded (docs/quantisation.md): slow the first time, kept
               in the cache.
@@ -64,6 +68,10 @@ def load(
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
     checkpoint = open_checkpoint(path, accept)
+    if yarn is not None:
+        if calibration is not None:
+            raise ValueError("calibration and yarn exclude each other; weights are rounded for the checkpoint as it is")
+        checkpoint = replace(checkpoint, config=with_yarn(checkpoint.config, yarn))
     ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
     kv = kv or ("f32" if fmt == "f32" or backend == "torch" else "bf16")
     place = cache if isinstance(cache, bool) else Path(cache)

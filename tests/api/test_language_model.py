@@ -9,6 +9,7 @@ import pytest
 
 import ingot
 from ingot.answer import Prompt
+from ingot.options import Options
 from tests.api.small_model import write_small_model
 
 MESSAGES = [{"role": "user", "content": "hello world, what am I?"}]
@@ -143,17 +144,19 @@ def test_context_ends_the_answer(tmp_path):
 
 
 def test_sampling_defaults_come_from_generation_config_then_the_card(path, m, tmp_path):
-    assert m._sampling(False, {}).presence_penalty == 2.0  # a small model's card
-    assert m._sampling(True, {}).top_p == 0.95
-    m.generation_config = {"temperature": 0.3, "top_k": 7, "max_length": 20}
-    try:
-        assert m._sampling(True, {"top_k": 9}).top_k == 9
-        assert m._sampling(True, {}).temperature == 0.3
-        assert m._sampling(True, {}).presence_penalty == 0
-        m.generation_config = {"do_sample": False, "temperature": 0.6}
-        assert m._sampling(False, {}).temperature == 0
-    finally:
-        m.generation_config = {}
+    text, config = m.config.text, {"temperature": 0.3, "top_k": 7, "max_length": 20}
+    assert Options(9).params(text, {}, False).presence_penalty == 2.0  # a small model's card
+    assert Options(9).params(text, {}, True).top_p == 0.95
+    assert Options(9, sampling={"top_k": 9}).params(text, config, True).top_k == 9
+    assert Options(9).params(text, config, True).temperature == 0.3
+    assert Options(9).params(text, config, True).presence_penalty == 0
+    assert Options(9).params(text, {"do_sample": False, "temperature": 0.6}, False).temperature == 0
+    coding = Options(9, preset="coding", sampling={"top_k": 9}).params(text, config, True)
+    assert (coding.temperature, coding.top_k, coding.top_p) == (
+        0.6,
+        9,
+        0.95,
+    )  # asked for, so it wins
 
 
 def test_eos_ids_of_the_checkpoint_stop_too(tmp_path):

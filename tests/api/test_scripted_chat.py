@@ -7,6 +7,7 @@ import json
 import pytest
 
 import ingot
+from ingot.engine import Token
 from tests.api.small_model import write_small_model
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -26,13 +27,35 @@ def m(tmp_path_factory):
     return ingot.load(write_small_model(tmp_path_factory.mktemp("model")))
 
 
+class Script:
+    """A scheduler whose only answer is given."""
+
+    def __init__(self, ids):
+        self._tokens = [Token(0, i, last=n == len(ids)) for n, i in enumerate(ids, 1)]
+
+    @property
+    def unfinished(self):
+        return bool(self._tokens)
+
+    def add(self, request):
+        return range(1)
+
+    def step(self):
+        return [self._tokens.pop(0)]
+
+    def cancel(self, answer):
+        self._tokens.clear()
+
+    close = unfinished.fget
+
+
 @pytest.fixture
 def says(m, monkeypatch):
     """Makes the model say a text, then end its turn, or not when cut."""
 
     def script(text, cut=False):
         ids = m.tokenizer.encode(text) + ([] if cut else [m.tokenizer.token_id("<|im_end|>")])
-        monkeypatch.setattr(m.engine, "generate", lambda request: iter(ids))
+        monkeypatch.setattr(m.engine, "scheduler", lambda width: Script(ids))
 
     return script
 

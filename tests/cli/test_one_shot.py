@@ -88,6 +88,23 @@ def test_parameters_reach_the_model_as_they_were_given() -> None:
     expected = {"temperature": 0.5, "top_k": 7, "min_p": 0.1, "seed": 3, "stop": ["END", "FIN"], "max_tokens": 9}
     assert run("chat", "-p", "sampling", *words).stdout.decode().strip() == repr(sorted(expected.items()))
     assert run("chat", "-p", "sampling").stdout.decode().strip() == "[]"
+    words = ["--preset", "coding", "--no-repeat-ngram-size", "3", "--min-tokens", "3", "--ignore-eos"]
+    words += ["--dry-multiplier", "0.8", "--dry-base", "2", "--dry-allowed-length", "4"]
+    words += ["--dry-sequence-breakers", ";", "--logit-bias", "15=-100", "--logit-bias", "16=2.5"]
+    expected = {
+        "preset": "coding",
+        "no_repeat_ngram_size": 3,
+        "dry_multiplier": 0.8,
+        "dry_base": 2.0,
+        "dry_allowed_length": 4,
+        "dry_sequence_breakers": [";"],
+        "logit_bias": {"15": -100.0, "16": 2.5},
+        "min_tokens": 3,
+        "ignore_eos": True,
+    }
+    assert run("chat", "-p", "sampling", *words).stdout.decode().strip() == repr(sorted(expected.items()))
+    told = json.loads(run("chat", "-p", "sampling", "--json", "--n", "1", "--top-logprobs", "2").stdout)
+    assert told["content"].strip() == repr([("logprobs", True), ("n", 1), ("top_logprobs", 2)])
 
 
 @pytest.mark.parametrize(
@@ -123,6 +140,18 @@ BAD = [
     (["-p", "hi", "--seed", str(2**64)], f"seed is {2**64}; it must be an integer, a 64-bit integer"),
     (["-p", "hi", "--max-tokens", "0"], "max_tokens is 0; it must be a positive number of tokens"),
     (["-p", "hi", "--stop", ""], "stop is an empty text; it must have at least one character"),
+    (["-p", "hi", "--preset", "poetry"], "preset is 'poetry'; there are general, vision, coding, reasoning"),
+    (["-p", "hi", "--logit-bias", "15"], "argument --logit-bias: '15' is not a token id, = and a number"),
+    (["-p", "hi", "--logit-bias", "a=1"], "logit_bias holds 'a'; its keys are token ids"),
+    (["-p", "hi", "--logit-bias", "1=1", "--logit-bias", "1=2"], "logit_bias gives token 1 twice"),
+    (["-p", "hi", "--dry-base", "0.5"], "dry_base is 0.5; it must be from 1 to 100"),
+    (["-p", "hi", "--no-repeat-ngram-size", "-2"], "no_repeat_ngram_size is -2"),
+    (["-p", "hi", "--dry-sequence-breakers", ""], "dry_sequence_breakers is ['']"),
+    (["-p", "hi", "--min-tokens", "9", "--max-tokens", "5"], "min_tokens is 9, more than max_tokens, which is 5"),
+    (["-p", "hi", "--n", "2"], "--n needs --json"),
+    (["-p", "hi", "--top-logprobs", "2"], "--top-logprobs needs --json"),
+    (["-p", "hi", "--json", "--n", "1000"], "n is 1000; it must be an integer from 1 to 128"),
+    (["-p", "hi", "--json", "--top-logprobs", "30"], "top_logprobs is 30; it must be an integer from 0 to 20"),
     (["-p", "hi", "--backend", "cuda"], "argument --backend: invalid choice: 'cuda'"),
     (["-p", "hi", "--show-thinking", "--hide-thinking"], "not allowed with argument"),
     (["-p", "hi", "--temprature", "1"], "there is no option '--temprature'\nhint: did you mean --temperature?"),

@@ -47,6 +47,17 @@ def test_what_fits_is_the_longest_that_fits(
     assert "cannot be measured here" in capsys.readouterr().err
 
 
+def test_a_context_beyond_the_model_needs_yarn(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--config", "0.8B", "--weights", "q4", "--kv", "q8", "--context", "1000000")
+    assert main(["plan", *words]) == 2
+    assert "1 to 262,144 tokens\nhint: --yarn 4 makes it longer" in capsys.readouterr().err
+    assert main(["plan", *words, "--yarn", "0.5"]) == 2
+    assert "yarn is 0.5; it must be a number above 1" in capsys.readouterr().err
+    main(["plan", *words, "--yarn", "4", "--json"])
+    row = json.loads(capsys.readouterr().out)["plans"][0]
+    assert row["bytes"]["kv"] == 10**6 * row["bytes"]["kv_token"]
+
+
 def test_the_nugget_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     found = record(capsys, "--measure", "--context", "70")
     assert [row["weights"] for row in found["plans"]] == ["bf16"]

@@ -10,10 +10,10 @@ import pytest
 
 from ingot import memory
 from ingot.engine import Engine, Request
-from ingot.engine.sequence import MARGIN, StatePool
+from ingot.engine.sequence import MARGIN, Sequence, StatePool
 from ingot.model import build
 from ingot.ops import PAGE, reference
-from ingot.spec.cost import kv_bytes
+from ingot.spec.cost import kv_bytes, state_bytes
 from tests.model.small import small_config, weights
 
 CONFIG = small_config()
@@ -23,6 +23,22 @@ ROOT = build(CONFIG, reference, weights(), "f32")
 
 def engine(room: int) -> Engine:
     return Engine(ROOT, reference, CONFIG, available=lambda: MARGIN + room)
+
+
+def two_slots(states: StatePool) -> Sequence:
+    """A new sequence, and room for another one's recurrent state."""
+    sequence, other = states.open(), states.open()
+    states.close(other)
+    return sequence
+
+
+def test_several_sequences_need_their_pages_and_a_state_each() -> None:
+    need = 3 * 2 * PAGE_BYTES + 2 * state_bytes(CONFIG)  # one slot is there
+    for room in (need, need - 1):
+        states = StatePool(reference, CONFIG, available=lambda room=room: MARGIN + room)
+        assert states.fits(PAGE + 1, 3) == (room == need)
+    with pytest.raises(ValueError, match="3 answers of 65 tokens"):
+        states.check(PAGE + 1, 3)
 
 
 def test_a_request_that_cannot_fit_is_refused_before_it_runs() -> None:
@@ -41,7 +57,7 @@ def test_written_pages_are_taken_again_and_promised_ones_count() -> None:
     left = 4 * PAGE_BYTES
     states = StatePool(reference, CONFIG, available=lambda: MARGIN + left)
     states.check(4 * PAGE)
-    first = states.open()
+    first = two_slots(states)
     states.reserve(first, 5 * PAGE)  # the pool is large enough from here on
     states.close(first)
     first = states.open()
@@ -63,7 +79,7 @@ def test_written_pages_are_taken_again_and_promised_ones_count() -> None:
 def test_growing_has_one_array_twice() -> None:
     left = 8 * PAGE_BYTES
     states = StatePool(reference, CONFIG, available=lambda: MARGIN + left)
-    states.segments(states.open(), None, 4 * PAGE)
+    states.segments(two_slots(states), None, 4 * PAGE)
     left -= 4 * PAGE_BYTES
     states.check(2 * PAGE)
     with pytest.raises(ValueError):

@@ -99,25 +99,13 @@ def test_any_schedule_of_a_ragged_batch_equals_each_alone(data):
         chosen = data.draw(st.lists(st.sampled_from(open_runs), min_size=1, unique=True), label="chosen")
         sizes = [data.draw(st.integers(1, lengths[i] - sequences[i].length)) for i in chosen]
         ids = np.concatenate([sequences_ids[i][sequences[i].length :][:n] for i, n in zip(chosen, sizes, strict=True)])
-        seg = merged([states.segments(sequences[i], None, n) for i, n in zip(chosen, sizes, strict=True)])
+        seg = Segments.joined([states.segments(sequences[i], None, n) for i, n in zip(chosen, sizes, strict=True)])
         logits = ROOT(OPS, ids, seg, states.pools)
         for j, i in enumerate(chosen):
             got[i].append(logits[seg.offset[j] : seg.offset[j + 1]])
             sequences[i].length += sizes[j]
     for rows, ids in zip(got, sequences_ids, strict=True):
         assert np.array_equal(np.concatenate(rows), run(OPS, ROOT, ids, [len(ids)]))
-
-
-def merged(parts: list[Segments]) -> Segments:
-    """One pass made of several sequences' runs."""
-    widest = max(p.pages.shape[1] for p in parts)
-    return Segments(
-        offset=np.cumsum([0, *(p.tokens for p in parts)]).astype(np.int32),
-        start=np.concatenate([p.start for p in parts]),
-        position=np.ascontiguousarray(np.concatenate([p.position for p in parts], axis=1)),
-        slot=np.concatenate([p.slot for p in parts]),
-        pages=np.concatenate([np.pad(p.pages, ((0, 0), (0, widest - p.pages.shape[1]))) for p in parts]),
-    )
 
 
 def test_fork_continues_with_the_same_bits_and_leaves_the_original_alone():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingot.ops.choice import UNIT, choose, exp, weights
+from ingot.ops.choice import UNIT, choose, exp, rank, weights
 
 native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
 
@@ -106,3 +106,36 @@ def test_wrong_scores_are_refused() -> None:
         ops.choose(np.zeros(0, np.float32), 1.0, 0, 1.0, 0.0, 0.5)
     with pytest.raises(ValueError, match="choose: scores is not C-contiguous"):
         ops.choose(np.zeros(10, np.float32)[::2], 1.0, 0, 1.0, 0.0, 0.5)
+
+
+@pytest.mark.parametrize("isa", native.available_isas())
+@pytest.mark.parametrize("size", [1, 2, 63, 65, 4113, 30011])
+def test_kernels_rank_as_the_definition_ranks(isa: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    ops = [native.OpSet(threads=threads, isa=isa) for threads in (1, 3)]
+    for name, scores in rows(rng, size).items():
+        for k in {1, min(20, size), min(500, size), min(size, 4113)}:
+            want = rank(scores, k)
+            assert want is not None
+            for one in ops:
+                total, ids = one.rank(scores, k)
+                assert (total, ids.tolist()) == (want[0], want[1].tolist()), (name, k)
+
+
+def test_rank_is_best_first_and_sums_the_softmax() -> None:
+    scores = np.array([1.0, 3.0, 2.5, -1.0, 3.0, 0.5], np.float32)
+    found = rank(scores, 4)
+    assert found is not None
+    assert found[1].tolist() == [1, 4, 2, 0]
+    assert found[0] / UNIT == pytest.approx(np.exp(scores.astype(np.float64) - 3).sum(), abs=1e-11)
+    for one in (rank, native.OpSet(threads=2).rank):
+        assert one(np.array([0, np.nan], np.float32), 1) is None
+
+
+def test_wrong_ranks_are_refused() -> None:
+    ops: Any = native.OpSet(threads=1)
+    for k in (0, 6):
+        with pytest.raises(ValueError, match="rank: ids must have 1 to Z places"):
+            ops.rank(np.zeros(5, np.float32), k)
+    with pytest.raises(TypeError, match="rank: scores is float64"):
+        ops.rank(np.zeros(5), 1)

@@ -37,6 +37,8 @@ class Answer:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Any = None
+    logprobs: Any = None
+    seed: int | None = None
     stopped: bool = False
     thought_s: float = 0.0
 
@@ -61,7 +63,8 @@ def receive(model: Any, conversation: Conversation, painter: Painter) -> Answer:
         stream=True,
         **conversation.sampling,
     )
-    answer.usage = stream.completion.usage
+    answer.usage, answer.seed = stream.completion.usage, stream.completion.seed
+    answer.logprobs = stream.completion.logprobs  # grows with the answer
     try:
         painter.reading(answer.usage.prompt_tokens)
         _drain(stream, answer, painter)

@@ -46,6 +46,9 @@ def parser() -> Parser:
     show.add_argument("--hide-thinking", action="store_false", dest="show_thinking", help="never show it")
     made.add_argument("--tools", metavar="FILE.json", help="function definitions the model may call")
     made.add_argument("--json", action="store_true", help="one JSON object with answer, reasoning, calls and counts")
+    made.add_argument("--n", type=int, metavar="N", help="N answers, a line of --json each, from seed, seed + 1, ...")
+    made.add_argument("--logprobs", action="store_true", help="with --json: how likely each token was to the model")
+    made.add_argument("--top-logprobs", type=int, metavar="N", help="beside it the N likeliest, 1 to 20")
     made.add_argument("--no-history", action="store_true", help="neither read nor write the file of past lines")
     sampling.add_sampling(made)
     add_running(made)
@@ -72,12 +75,20 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calibration", metavar="FILE", help="prompts for which q4 is rounded (docs/quantisation.md)")
     group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
+    add_yarn(group)
+
+
+def add_yarn(parser: Any) -> None:
+    """--yarn."""
+    what = "a context FACTOR times as long, by YaRN (docs/python.md); short texts suffer a little"
+    parser.add_argument("--yarn", type=float, metavar="FACTOR", help=what)
 
 
 def run(args: argparse.Namespace) -> int:
     """Everything that can be wrong with the command line is found before a model is loaded."""
     conversation = Conversation(system=args.system, thinking=args.think, sampling=sampling.given(args))
     conversation.max_pixels = args.max_pixels
+    conversation.sampling |= _told(args)
     _check_pictures(args)
     if args.tools:
         conversation.tools = read_tools(args.tools)
@@ -128,6 +139,7 @@ def load_model(args: argparse.Namespace) -> Any:
             kv=args.kv,
             calibration=args.calibration,
             threads=args.threads,
+            yarn=args.yarn,
             cache=not args.no_cache,
             progress=line.at_bytes,
         )
@@ -184,6 +196,17 @@ def _stdin() -> str:
         return data.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UsageError(f"stdin is not UTF-8 text (byte {error.start})") from None
+
+
+def _told(args: argparse.Namespace) -> dict[str, Any]:
+    """What --json alone can show: several answers, logprobs."""
+    asked = {name: value for name in ("n", "logprobs", "top_logprobs") if (value := getattr(args, name))}
+    if asked and not args.json:
+        raise UsageError(f"{sampling.option(next(iter(asked)))} needs --json\nhint: ingot chat --json -p TEXT")
+    if "top_logprobs" in asked:
+        asked["logprobs"] = True
+    sampling.check_options(asked)
+    return asked
 
 
 def _check_pictures(args: argparse.Namespace) -> None:

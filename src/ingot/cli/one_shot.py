@@ -19,6 +19,8 @@ from ingot.cli.thinking import ThinkingView
 def answer_once(model: Any, name: str, conversation: Conversation, show_thinking: bool | None, as_json: bool) -> int:
     """Ask once; return the exit code. show_thinking None: if stderr is a terminal and the answer not JSON."""
     out, err = Terminal(sys.stdout), Terminal(sys.stderr)
+    if conversation.sampling.get("n", 1) > 1:
+        return _answer_several(model, name, conversation, out, err)
     show = err.tty and not as_json if show_thinking is None else show_thinking
     painter = _Painter(out, err, show, quiet=as_json)
     answer = receive(model, conversation, painter)
@@ -27,6 +29,21 @@ def answer_once(model: Any, name: str, conversation: Conversation, show_thinking
     if answer.stopped:
         return INTERRUPTED
     _tell_odd_ends(answer)
+    return 0
+
+
+def _answer_several(model: Any, name: str, conversation: Conversation, out: Terminal, err: Terminal) -> int:
+    """A JSON object a line for each of --n answers, when all are there."""
+    with Progress(err, "answering") as line:
+        answers = model.chat(
+            conversation.for_model(),
+            tools=conversation.tools,
+            thinking=conversation.thinking,
+            progress=line.at,
+            **conversation.sampling,
+        )
+    for answer in answers:
+        out.command(json.dumps(_record(name, answer), ensure_ascii=False) + "\n")
     return 0
 
 
@@ -80,14 +97,18 @@ class _Painter:
             self._last = "\n"
 
 
-def _record(name: str, answer: Answer) -> dict[str, Any]:
+def _record(name: str, answer: Any) -> dict[str, Any]:
+    """Of an Answer or a ChatCompletion."""
     usage = dataclasses.asdict(answer.usage)
+    told = answer.logprobs
     return {
         "model": name,
         "content": answer.content,
         "reasoning": answer.reasoning or None,
         "tool_calls": answer.tool_calls,
         "finish_reason": answer.finish_reason,
+        "seed": answer.seed,
+        **({} if told is None else {"logprobs": [dataclasses.asdict(each) for each in told]}),
         "usage": {name: round(value, 6) for name, value in usage.items()},
     }
 

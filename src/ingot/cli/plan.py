@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ingot.cli import target
+from ingot.cli import chat, target
 from ingot.cli.failure import FAILED, Parser, UsageError
 from ingot.cli.progress import Progress
 from ingot.cli.target import Target
@@ -65,6 +65,7 @@ def parser() -> Parser:
     )
     target.add_target(made)
     made.add_argument("--context", type=int, metavar="N", help=f"tokens of one sequence (default: {CONTEXT:,})")
+    chat.add_yarn(made)
     made.add_argument("--measure", action="store_true", help="run it, with random weights where there are none")
     made.add_argument("--json", action="store_true", help="one JSON object")
     return made
@@ -73,10 +74,11 @@ def parser() -> Parser:
 def run(args: argparse.Namespace) -> int:
     """One row for each format asked for; 1 when none fits."""
     what = target.find(args)
-    most = what.config.text.max_position_embeddings
+    most = what.config.text.context
     context = min(CONTEXT, most) if args.context is None else args.context
     if not 1 <= context <= most:
-        raise UsageError(f"--context is {context}; this model's context is 1 to {most:,} tokens")
+        longer = f"\nhint: --yarn {-(-context // most)} makes it longer" if context > most and args.yarn is None else ""
+        raise UsageError(f"--context is {context}; this model's context is 1 to {most:,} tokens{longer}")
     formats = [args.weights] if args.weights else list(target.WEIGHTS)
     if args.measure and not args.weights:
         formats = [what.stored]
@@ -94,7 +96,7 @@ def _plan(what: Target, fmt: str, args: argparse.Namespace, context: int) -> Pla
 
     kv = args.kv or ("f32" if fmt == "f32" else "bf16")
     cost, free = memory(what.config, fmt, STEP_TOKENS, kv=kv), available()
-    most = what.config.text.max_position_embeddings
+    most = what.config.text.context
     longest = most if free is None else max(0, min(most, (free - cost.total(0)) // cost.kv_token))
     plan = Plan(fmt, kv, cost, context, free, longest)
     ops = _native(args)

@@ -122,8 +122,7 @@ def _set(session: Session, rest: str) -> None:
     if not name:
         raise ValueError("/set takes a name and a value, as in /set temperature 0.3; without a value the model's own")
     if not value.strip():
-        sampling.parse(name, "1")  # for its error about an unknown name
-        session.conversation.sampling.pop(name.strip("-").replace("-", "_"), None)
+        session.conversation.sampling.pop(sampling.known(name), None)
         session.note(f"{name}: the model's own value")
         return
     key, parsed = sampling.parse(name, value.strip())

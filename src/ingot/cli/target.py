@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ def add_target(parser: Any) -> None:
 
 def find(args: argparse.Namespace) -> Target:
     """The target of a command line, from its configuration alone. Raises UsageError and ValueError."""
+    found, factor = _find(args), getattr(args, "yarn", None)
+    if factor is None:
+        return found
+    from ingot.spec.config import with_yarn
+
+    return replace(found, config=with_yarn(found.config, factor))
+
+
+def _find(args: argparse.Namespace) -> Target:
     if args.config is None:
         return _model(args.model)
     if args.model is not None:
@@ -83,7 +92,7 @@ def loaded(target: Target, args: argparse.Namespace, weights: str | None, cache:
     """The running model; random weights, in a directory that goes away, where there are none."""
     import ingot
 
-    options = {"weights": weights, "kv": args.kv, "threads": args.threads}
+    options = {"weights": weights, "kv": args.kv, "threads": args.threads, "yarn": getattr(args, "yarn", None)}
     if target.path is not None:
         yield ingot.load(target.path, cache=cache, **options)
         return

@@ -1,7 +1,9 @@
 """Tokens in, tokens out. Knows ids, never text."""
 
-from ingot.engine.engine import STEP_TOKENS, Engine, Request
+from ingot.engine.engine import Engine
 from ingot.engine.eyes import Visual
-from ingot.engine.sampler import SamplingParams
+from ingot.engine.request import Request, Token
+from ingot.engine.sampler import SamplingParams, answer_seed
+from ingot.engine.scheduler import STEP_TOKENS, Scheduler
 
-__all__ = ["STEP_TOKENS", "Engine", "Request", "SamplingParams", "Visual"]
+__all__ = ["STEP_TOKENS", "Engine", "Request", "SamplingParams", "Scheduler", "Token", "Visual", "answer_seed"]

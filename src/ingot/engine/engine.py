@@ -1,38 +1,21 @@
-"""Tokens in, tokens out: prefill in slices, then one token a step. Knows ids, never text.
+"""Tokens in, tokens out: prompts in slices, then one token a step. Knows ids, never text.
 
 How the prompt is sliced changes memory and time, not one bit of the result (native op set).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ingot.engine.eyes import Eyes, Visual
-from ingot.engine.sampler import Sampler, SamplingParams
+from ingot.engine.request import Request
+from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
+from ingot.ops import Segments
 from ingot.spec import Config
-
-# Tokens a prefill pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on
-# 0.8B the activations of 256 tokens are 33 MB: `ingot.spec.cost.memory`).
-STEP_TOKENS = 256
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to continue: `ids` with `position` [3,T] (None: text) and the pictures in them, how to choose, and when to
-    stop."""
-
-    ids: Sequence[int] | np.ndarray
-    position: np.ndarray | None = None
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    max_tokens: int = 256
-    stop_ids: frozenset[int] = frozenset()
-    visuals: Sequence[Visual] = ()
 
 
 class Engine:
@@ -59,7 +42,7 @@ class Engine:
     @property
     def context(self) -> int:
         """Most tokens a sequence may have."""
-        return self.config.text.max_position_embeddings
+        return self.config.text.context
 
     def logits(
         self,
@@ -70,14 +53,14 @@ class Engine:
     ) -> np.ndarray:
         """float32 [T, vocab_size], every token's; `chunk` tokens a pass (1 is decode), None: `STEP_TOKENS`."""
         tokens = self._checked(ids)
-        if chunk is not None and not _is_count(chunk):
+        if chunk is not None and not is_count(chunk):
             raise ValueError(f"chunk is {chunk!r}; it must be a positive number of tokens a pass")
         self.states.check(len(tokens))
         sequence = self.states.open()
         try:
             self.states.reserve(sequence, len(tokens))
             passes = [
-                self._run(sequence, part, at, None, visuals)
+                self.forward([Part(sequence, part, at, visuals)])
                 for part, at in _slices(tokens, position, chunk or STEP_TOKENS)
             ]
         finally:
@@ -85,56 +68,50 @@ class Engine:
         return np.concatenate(passes)
 
     def generate(self, request: Request) -> Iterator[int]:
-        """The continuation's ids one by one, the stop id included; ends after it, after max_tokens, or when the context
+        """The ids of the answer one by one, the stop id included; ends after it, after max_tokens, or when the context
         is full.
 
         The request is checked before the first pass; closing the iterator (or Ctrl-C) frees its state.
         """
+        scheduler = self.scheduler(1)
+        scheduler.add(request)
+        return _ids(scheduler)
+
+    def scheduler(self, width: int) -> Scheduler:
+        """For requests that run together, `width` answers at a time."""
+        return Scheduler(self, width)
+
+    def forward(self, parts: Sequence[Part], rows: np.ndarray | None = None) -> np.ndarray:
+        """One pass over the next tokens of several sequences: the logits of the given rows of it (None: of all)."""
+        seg = Segments.joined([self.states.segments(p.sequence, p.position, len(p.ids)) for p in parts])
+        logits = self.root(
+            self.ops,
+            np.concatenate([part.ids for part in parts]),
+            seg,
+            self.states.pools,
+            rows,
+            features=self.eyes.of_parts(parts),
+        )
+        for part in parts:
+            part.sequence.length += len(part.ids)
+        out: np.ndarray = self.ops.host(logits)
+        return out
+
+    def checked(self, request: Request) -> np.ndarray:
+        """The request's ids as the graph takes them; ValueError for what cannot run."""
         ids = self._checked(request.ids)
-        if not _is_count(request.max_tokens):
-            raise ValueError(f"max_tokens is {request.max_tokens!r}; it must be a positive number of tokens")
+        for name in ("max_tokens", "n"):
+            if not is_count(getattr(request, name)):
+                unit = "tokens" if name == "max_tokens" else "answers"
+                raise ValueError(f"{name} is {getattr(request, name)!r}; it must be a positive number of {unit}")
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer"
             )
-        self.states.check(min(len(ids) + request.max_tokens, self.context))
-        return self._generate(request, ids)
-
-    def _generate(self, request: Request, ids: np.ndarray) -> Iterator[int]:
-        seed = request.sampling.seed
-        seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        sampler = Sampler(request.sampling, ids, self.vocabulary, seed, self.ops.choose)
-        sequence = self.states.open()
-        try:
-            # all pages at once: growing would copy them again and again, and memory is taken as they are written
-            self.states.reserve(sequence, min(len(ids) + request.max_tokens, self.context))
-            for part, at in _slices(ids, request.position, STEP_TOKENS):
-                row = self._run(sequence, part, at, np.array([len(part) - 1]), request.visuals)
-            if request.position is not None:
-                sequence.rope_delta = int(request.position.max()) + 1 - len(ids)
-            for left in range(min(request.max_tokens, self.context - len(ids)), 0, -1):
-                token = sampler.sample(row[-1])
-                yield token
-                if token in request.stop_ids or left == 1:
-                    return
-                row = self._run(sequence, np.array([token]), None, None)
-        finally:
-            self.states.close(sequence)
-
-    def _run(
-        self,
-        sequence: Any,
-        ids: np.ndarray,
-        position: np.ndarray | None,
-        rows: np.ndarray | None,
-        visuals: Sequence[Visual] = (),
-    ) -> np.ndarray:
-        features = self.eyes.of_slice(visuals, sequence.length, sequence.length + len(ids))
-        seg = self.states.segments(sequence, position, len(ids))
-        logits = self.root(self.ops, ids, seg, self.states.pools, rows, features=features)
-        sequence.length += len(ids)
-        out: np.ndarray = self.ops.host(logits)
-        return out
+        bad = [i for i in request.sampling.logit_bias if i >= self.vocabulary]
+        if bad:
+            raise ValueError(f"logit_bias holds token {bad[0]}; this model's token ids are 0 to {self.vocabulary - 1}")
+        return ids
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         array = np.asarray(ids)
@@ -151,8 +128,18 @@ class Engine:
         return array.astype(np.int32)
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether it is a positive whole number."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
+def _ids(scheduler: Scheduler) -> Iterator[int]:
+    try:
+        while scheduler.unfinished:
+            for token in scheduler.step():
+                yield token.id
+    finally:
+        scheduler.close()
 
 
 def _slices(ids: np.ndarray, position: np.ndarray | None, size: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:

@@ -48,6 +48,18 @@ class Eyes:
         self._kept.move_to_end(visual.digest)
         return found
 
+    def of_parts(self, parts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+        """`of_slice` of a pass over the next `ids` of several sequences, each with its `visuals`."""
+        rows, features, first = [], [], 0
+        for part in parts:
+            begin = part.sequence.length
+            found = self.of_slice(part.visuals, begin, begin + len(part.ids))
+            if found is not None:
+                rows.append(found[0] + first)
+                features.append(found[1])
+            first += len(part.ids)
+        return (np.concatenate(rows), np.concatenate(features)) if rows else None
+
     def of_slice(self, visuals: Sequence[Visual], begin: int, end: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Of the tokens begin .. end those that stand for pictures, counted from begin, and their features."""
         rows, parts = [], []

@@ -5,11 +5,13 @@ index of the token in the answer: it can be replayed anywhere. The draw itself i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from ingot.engine.penalties import FORBIDDEN, Bias, Dry, Edit, Forbidden, NoRepeatNgram, Seen
 
 MASK64 = 2**64 - 1
 Choose = Callable[[np.ndarray, float, int, float, float, float], int | None]  # ops.choose
@@ -17,10 +19,13 @@ Choose = Callable[[np.ndarray, float, int, float, float, float], int | None]  # 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to choose: temperature 0 is greedy. Penalties come first, then temperature, top_k, top_p, min_p, as in
-    Hugging Face.
+    """How to choose: temperature 0 is greedy. First logit_bias, then the penalties, DRY and no_repeat_ngram_size, then
+    temperature, top_k, top_p, min_p, as in Hugging Face.
 
-    presence and frequency penalties count the answer's own tokens (OpenAI), repetition_penalty the prompt's too (HF).
+    logit_bias adds to the logits of token ids, -100 to 100 (OpenAI; ids may be written as text). presence and frequency
+    penalties count the answer's own tokens (OpenAI), repetition_penalty the prompt's too (HF). dry_multiplier above 0
+    charges dry_multiplier * dry_base ** (n - dry_allowed_length) for lengthening a repetition of n tokens (llama.cpp);
+    no_repeat_ngram_size n forbids n tokens in a row that were there before (HF).
     Raises ValueError naming the parameter, its value and its range.
     """
 
@@ -31,33 +36,60 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    no_repeat_ngram_size: int = 0  # 0: off
+    dry_multiplier: float = 0.0  # 0: off
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
     seed: int | None = None  # None: drawn for each request
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            whole = item.name in ("top_k", "seed")
-            value = getattr(self, item.name)
-            if not (item.name == "seed" and value is None):
-                _check(item.name, value, whole, *RANGES[item.name])
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+        for name, range_of in RANGES.items():
+            value = getattr(self, name)
+            if not (name == "seed" and value is None):
+                check_number(name, value, *range_of)
 
 
 _ABOVE_0 = math.nextafter(0, 1)  # the smallest positive number
-RANGES: dict[str, tuple[float, float, str]] = {
-    "temperature": (0, 100, "from 0 (greedy) to 100"),
-    "top_k": (0, 2**31, "0 (all) or a positive count"),
-    "top_p": (_ABOVE_0, 1, "above 0 and at most 1"),
-    "min_p": (0, 1, "from 0 to 1"),
-    "presence_penalty": (-2, 2, "from -2 to 2"),
-    "frequency_penalty": (-2, 2, "from -2 to 2"),
-    "repetition_penalty": (_ABOVE_0, 100, "above 0 and at most 100"),
-    "seed": (-(2**63), MASK64, "a 64-bit integer"),
+# name -> (lowest, highest, the rule in words, whether only whole numbers)
+RANGES: dict[str, tuple[float, float, str, bool]] = {
+    "temperature": (0, 100, "from 0 (greedy) to 100", False),
+    "top_k": (0, 2**31, "0 (all) or a positive count", True),
+    "top_p": (_ABOVE_0, 1, "above 0 and at most 1", False),
+    "min_p": (0, 1, "from 0 to 1", False),
+    "presence_penalty": (-2, 2, "from -2 to 2", False),
+    "frequency_penalty": (-2, 2, "from -2 to 2", False),
+    "repetition_penalty": (_ABOVE_0, 100, "above 0 and at most 100", False),
+    "no_repeat_ngram_size": (0, 2**31, "0 (off) or a positive count of tokens", True),
+    "dry_multiplier": (0, 100, "from 0 (off) to 100", False),
+    "dry_base": (1, 100, "from 1 to 100", False),
+    "dry_allowed_length": (1, 2**31, "a positive count of tokens", True),
+    "seed": (-(2**63), MASK64, "a 64-bit integer", True),
 }
+BIAS = 100.0  # OpenAI's range: enough to force a token, or to forbid it
 
 
-def _check(name: str, value: Any, whole: bool, low: float, high: float, rule: str) -> None:
+def check_number(name: str, value: Any, low: float, high: float, rule: str, whole: bool) -> None:
+    """ValueError that names the parameter, the value and the rule, unless low <= value <= high."""
     number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
     if not number or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} is {value!r}; it must be {'an integer, ' if whole else ''}{rule}")
+
+
+def _checked_bias(given: Any) -> dict[int, float]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"logit_bias is {given!r}; it must be a mapping of token ids to numbers from -100 to 100")
+    bias = {}
+    for key, value in given.items():
+        digits = isinstance(key, str) and key.isascii() and key.isdigit()
+        if not digits and (not isinstance(key, int | np.integer) or isinstance(key, bool) or key < 0):
+            raise ValueError(f"logit_bias holds {key!r}; its keys are token ids, as integers or as text")
+        check_number(f"logit_bias[{key}]", value, -BIAS, BIAS, "from -100 to 100", False)
+        if int(key) in bias:
+            raise ValueError(f"logit_bias holds token {int(key)} twice; one bias an id is needed")
+        bias[int(key)] = float(value)
+    return bias
 
 
 def uniform(seed: int, index: int) -> float:
@@ -73,49 +105,71 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+def never(token: int) -> bool:
+    """No token ends a sequence that DRY looks for."""
+    return False
+
+
+def answer_seed(seed: int, index: int) -> int:
+    """The seed of answer `index` of several to one prompt: seed + index, so that each can be asked for alone."""
+    return (seed + index) & MASK64
+
+
 class Sampler:
-    """The sampler of one request; `prompt_ids` counts for repetition_penalty, `vocabulary` ids may be chosen (the rows
-    beyond the tokenizer are padding). `choose` is the op set's."""
+    """The sampler of one answer to `prompt_ids`; `vocabulary` ids may be chosen (the rows beyond the tokenizer are
+    padding). `choose` is the op set's; `stop_ids`, `min_tokens`, `banned_ids` and `breaks` are the request's."""
 
     def __init__(
-        self, params: SamplingParams, prompt_ids: np.ndarray, vocabulary: int, seed: int, choose: Choose
+        self,
+        params: SamplingParams,
+        prompt_ids: np.ndarray,
+        vocabulary: int,
+        seed: int,
+        choose: Choose,
+        stop_ids: Iterable[int] = (),
+        min_tokens: int = 0,
+        banned_ids: Iterable[int] = (),
+        breaks: Callable[[int], bool] = never,
     ) -> None:
         self.params, self.seed = params, seed
         self._choose, self._vocabulary, self._index = choose, vocabulary, 0
-        self._seen = np.unique(prompt_ids[prompt_ids < vocabulary])
-        self._count = np.zeros(len(self._seen))  # of each seen id in the answer
+        self._edits = _edits(params, prompt_ids, vocabulary, breaks)
+        if min_tokens or banned_ids:
+            self._edits.append(Forbidden(banned_ids, stop_ids, min_tokens))
 
     def sample(self, logits_Z: np.ndarray) -> int:
         """The next token's id; ValueError when the logits hold NaN (damaged weights), rather than a silent token 0."""
         p, u = self.params, uniform(self.seed, self._index)
-        scores_Z = self._penalised(logits_Z[: self._vocabulary])
+        scores_Z = self._edited(logits_Z[: self._vocabulary])
         token = self._choose(scores_Z, p.temperature, p.top_k, p.top_p, p.min_p, u)
         if token is None:
             raise ValueError(
                 "the logits hold NaN: the weights are damaged or overflow\nhint: run with weights='f32' to find out"
             )
+        if scores_Z[token] == FORBIDDEN and self._edits:
+            raise ValueError("every token is forbidden, by no_repeat_ngram_size, min_tokens, ignore_eos or logit_bias")
         self._index += 1
-        if self._penalises:
-            self._remember(token)
+        for edit in self._edits:
+            edit.remember(token)
         return token
 
-    @property
-    def _penalises(self) -> bool:
-        p = self.params
-        return p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0
-
-    def _penalised(self, scores_Z: np.ndarray) -> np.ndarray:
-        if not self._penalises:
-            return scores_Z
-        p, scores_Z = self.params, scores_Z.copy()
-        seen = scores_Z[self._seen].astype(np.float64)
-        seen = np.where(seen > 0, seen / p.repetition_penalty, seen * p.repetition_penalty)
-        seen -= p.presence_penalty * (self._count > 0) + p.frequency_penalty * self._count
-        scores_Z[self._seen] = seen
+    def _edited(self, scores_Z: np.ndarray) -> np.ndarray:
+        if self._edits:
+            scores_Z = scores_Z.copy()
+        for edit in self._edits:
+            edit.apply(scores_Z)
         return scores_Z
 
-    def _remember(self, token: int) -> None:
-        at = int(np.searchsorted(self._seen, token))
-        if at == len(self._seen) or self._seen[at] != token:
-            self._seen, self._count = np.insert(self._seen, at, token), np.insert(self._count, at, 0)
-        self._count[at] += 1
+
+def _edits(p: SamplingParams, prompt_ids: np.ndarray, vocabulary: int, breaks: Callable[[int], bool]) -> list[Edit]:
+    edits: list[Edit] = []
+    if p.logit_bias:
+        edits.append(Bias(p.logit_bias))
+    if p.repetition_penalty != 1 or p.presence_penalty != 0 or p.frequency_penalty != 0:
+        penalties = p.repetition_penalty, p.presence_penalty, p.frequency_penalty
+        edits.append(Seen(*penalties, prompt_ids, vocabulary))
+    if p.dry_multiplier:
+        edits.append(Dry(p.dry_multiplier, p.dry_base, p.dry_allowed_length, breaks, prompt_ids))
+    if p.no_repeat_ngram_size:
+        edits.append(NoRepeatNgram(p.no_repeat_ngram_size, prompt_ids))
+    return edits

@@ -15,7 +15,7 @@ import numpy as np
 from ingot.model import new_pools
 from ingot.ops import PAGE, Segments
 from ingot.spec import Config
-from ingot.spec.cost import kv_bytes
+from ingot.spec.cost import kv_bytes, state_bytes
 
 # Left free when a request is admitted: the activations of a pass, and what other processes take meanwhile (taste).
 MARGIN = 128 * 2**20
@@ -47,24 +47,35 @@ class StatePool:
         self._free_slots, self._free_pages = [0], list[int]()
         self._written, self._promised = set[int](), 0
 
-    def check(self, tokens: int) -> None:
-        """ValueError if another sequence of that many tokens would not fit in memory."""
+    def check(self, tokens: int, sequences: int = 1) -> None:
+        """ValueError if so many other sequences, of that many tokens each, would not fit in memory."""
+        needed, room = self._asked(tokens, sequences)
+        if room is None or needed <= room:
+            return
+        smaller = {"f32": "kv='bf16' (half) or kv='q8' (a quarter)", "bf16": "kv='q8' (half)"}.get(self.kv)
+        hint = " or ".join(filter(None, (smaller, "a shorter prompt or a smaller max_tokens")))
+        answers = f"{sequences} answers of " if sequences > 1 else ""
+        raise ValueError(
+            f"{answers}{tokens:,} tokens, prompt and max_tokens, need {needed / 2**20:,.0f} MiB for keys and values as "
+            f"{self.kv}; {room / 2**20:,.0f} MiB are free\nhint: {hint}"
+        )
+
+    def fits(self, tokens: int, sequences: int = 1) -> bool:
+        """Whether so many other sequences, of that many tokens each, fit in memory."""
+        needed, room = self._asked(tokens, sequences)
+        return room is None or needed <= room
+
+    def _asked(self, tokens: int, sequences: int) -> tuple[int, int | None]:
+        """Bytes that sequences would take, and those that may be taken."""
         left = self.available()
         if left is None:
-            return
-        page, pages = PAGE * kv_bytes(self.config, self.kv), -(-tokens // PAGE)
+            return 0, None
+        page, pages = PAGE * kv_bytes(self.config, self.kv), sequences * -(-tokens // PAGE)
         reused = sum(p in self._written for p in self._free_pages[-pages:])
-        needed = (pages - reused) * page
+        needed = (pages - reused) * page + max(0, sequences - len(self._free_slots)) * state_bytes(self.config)
         if pages > len(self._free_pages):  # growing has one array twice
             needed += len(self._written) * page // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
-        room = left - MARGIN - self._promised * page
-        if needed > max(0, room):
-            smaller = {"f32": "kv='bf16' (half) or kv='q8' (a quarter)", "bf16": "kv='q8' (half)"}.get(self.kv)
-            hint = " or ".join(filter(None, (smaller, "a shorter prompt or a smaller max_tokens")))
-            raise ValueError(
-                f"{tokens:,} tokens, prompt and max_tokens, need {needed / 2**20:,.0f} MiB for keys and values as "
-                f"{self.kv}; {max(0, room) / 2**20:,.0f} MiB are free\nhint: {hint}"
-            )
+        return needed, max(0, left - MARGIN - self._promised * page)
 
     def open(self) -> Sequence:
         """A new empty sequence."""
@@ -83,15 +94,20 @@ class StatePool:
     def fork(self, sequence: Sequence) -> Sequence:
         """An independent copy that continues from the same tokens."""
         twin = self.open()
+        self.copy(sequence, twin)
+        return twin
+
+    def copy(self, sequence: Sequence, twin: Sequence) -> None:
+        """Give an empty sequence what another one remembers."""
         twin.length, twin.rope_delta = sequence.length, sequence.rope_delta
         self.reserve(twin, sequence.length)
         slots, pages = [(sequence.slot, twin.slot)], list(zip(sequence.pages, twin.pages, strict=False))
+        pages = pages[: -(-sequence.length // PAGE)]  # the others hold nothing yet
         self._write(twin, 0, sequence.length)
         for i, pool in enumerate(self.pools.layers):
             for array in pool:
                 for source, target in slots if i in self.pools.linear else pages:
                     self.ops.copy_row(array, source, target)
-        return twin
 
     def reserve(self, sequence: Sequence, tokens: int) -> None:
         """Pages for a total of `tokens` tokens."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ingot.model.composite import composite, norm
+from ingot.model.yarn import stretched
 from ingot.spec import TextConfig
 
 
@@ -36,8 +37,9 @@ def attention_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, rotary: Any, kv: Any 
 
 
 @lru_cache(maxsize=16)
-def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
-    """inv_freq_N = 1 / theta^(n / N) and axis_N: the axis (0 T, 1 H, 2 W) whose position the frequency multiplies.
+def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray, float]:
+    """inv_freq_N = 1 / theta^(n / N), axis_N: the axis (0 T, 1 H, 2 W) whose position the frequency multiplies, and the
+    factor of cos and sin: what `ops.rotary` takes beside the positions. With YaRN, as `ingot.model.yarn` changes them.
 
     Axes interleave as T H W T H W ... until H and W have had their `mrope_section` shares.
     """
@@ -45,19 +47,25 @@ def rope_frequencies(text: TextConfig) -> tuple[np.ndarray, np.ndarray]:
     axis = np.zeros(count, np.int32)
     for a in (1, 2):
         axis[a : 3 * rope.mrope_section[a] : 3] = a
-    return inverse_powers(rope.rope_theta, count), axis
+    if rope.rope_type == "yarn":
+        inv_freq, scale = stretched(inverse_powers(rope.rope_theta, count), powers(rope.rope_theta, count), rope)
+        return inv_freq, axis, scale
+    return inverse_powers(rope.rope_theta, count), axis, 1.0
 
 
 def inverse_powers(theta: float, count: int) -> np.ndarray:
     """float32 1 / theta^(n / count), n = 0 .. count - 1.
 
     Exponent, power and reciprocal are each rounded to fp32, as in the code that trained the weights: an exact frequency
-    is off by an angle of 0.006 at position 200,000. The power is taken in decimal arithmetic, so that every platform's
-    libm gives the same bits.
+    is off by an angle of 0.006 at position 200,000.
     """
+    return np.float32(1) / powers(theta, count)
+
+
+def powers(theta: float, count: int) -> np.ndarray:
+    """float32 theta^(n / count), taken in decimal arithmetic, so that every platform's libm gives the same bits."""
     exponent = np.arange(0, 2 * count, 2, dtype=np.float32) / np.float32(2 * count)
     with localcontext() as context:
         context.prec = 40
         base = Decimal(theta)
-        power = np.array([float(base ** Decimal(float(e))) for e in exponent], np.float32)
-    return np.float32(1) / power
+        return np.array([float(base ** Decimal(float(e))) for e in exponent], np.float32)

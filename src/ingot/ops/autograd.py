@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ingot.ops.choice import choose
+from ingot.ops.choice import choose, rank
 from ingot.ops.segments import PAGE, Segments
 
 # Logits alive at once in the loss: 2**24 fp32 values are 64 MiB (taste).
@@ -147,6 +147,7 @@ class OpSet:
         return x.detach().float().cpu().numpy()
 
     choose = staticmethod(choose)  # over host arrays: one row a token
+    rank = staticmethod(rank)
 
     # -- the small ops
 

@@ -1,4 +1,4 @@
-"""The definition of `choose`, in numpy: one of many scores, drawn by its probability.
+"""The definitions of `choose` and `rank`, in numpy: one of many scores, drawn by its probability, and the best of them.
 
 Weights are whole numbers, so their sums are exact in any order: a kernel may sum in parallel and need not sort.
 """
@@ -37,6 +37,18 @@ def choose(scores_Z: np.ndarray, temperature: float, top_k: int, top_p: float, m
         kept &= upto - weight < math.ceil(top_p * float(upto[-1]))
     ids, upto = ids[kept], upto[kept]
     return int(ids[np.searchsorted(upto, int(u * float(upto[-1])), side="right")])
+
+
+def rank(scores_Z: np.ndarray, k: int) -> tuple[int, np.ndarray] | None:
+    """The sum of all scores' weights at temperature 1, and the ids of the k best, best first (of equals the lower
+    first); None when a score is NaN. k is 1 to Z.
+
+    log softmax of score i is scores[i] - best - ln(sum / UNIT).
+    """
+    if np.isnan(scores_Z).any():
+        return None
+    ids = _best(scores_Z, k)
+    return int(weights(scores_Z, 1.0).sum()), ids[np.argsort(-scores_Z[ids], kind="stable")].astype(np.int32)
 
 
 def weights(scores: np.ndarray, temperature: float) -> np.ndarray:

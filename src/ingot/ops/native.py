@@ -377,6 +377,12 @@ class OpSet:
         token: int | None = self._context.choose(scores_Z, temperature, top_k, top_p, min_p, u)
         return token
 
+    def rank(self, scores_Z: Array, k: int) -> tuple[int, Array] | None:
+        """The sum of all scores' weights, and the ids of the k best, best first; None when a score is NaN."""
+        ids = np.empty(k, np.int32)
+        total: int | None = self._context.rank(scores_Z, ids)
+        return None if total is None else (total, ids)
+
     def _own_pages(self, seg: Segments, kv_heads: int, head_dim: int) -> tuple[tuple[Array, Array], Array, Array]:
         """Pages for one pass: every run begins at its own page 0 and sees its own keys only."""
         counts = -(-np.diff(seg.offset) // PAGE)

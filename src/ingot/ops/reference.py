@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ingot.ops.choice import choose as choose  # the definition has a file of its own
+from ingot.ops.choice import choose as choose  # the definitions have a file of their own
+from ingot.ops.choice import rank as rank
 from ingot.ops.segments import PAGE, Segments
 
 Array = np.ndarray

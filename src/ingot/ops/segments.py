@@ -43,3 +43,18 @@ class Segments:
         runs = len(lengths)
         none = np.full(runs, -1, np.int32)
         return Segments(offset, np.zeros(runs, np.int32), position, none, np.zeros((runs, 0), np.int32), causal)
+
+    @staticmethod
+    def joined(parts: Sequence[Segments]) -> Segments:
+        """One pass of the runs of several."""
+        if len(parts) == 1:
+            return parts[0]
+        widest = max(part.pages.shape[1] for part in parts)
+        return Segments(
+            offset=np.cumsum([0, *(n for part in parts for n in np.diff(part.offset))]).astype(np.int32),
+            start=np.concatenate([part.start for part in parts]),
+            position=np.ascontiguousarray(np.concatenate([part.position for part in parts], axis=1)),
+            slot=np.concatenate([part.slot for part in parts]),
+            pages=np.concatenate([np.pad(part.pages, ((0, 0), (0, widest - part.pages.shape[1]))) for part in parts]),
+            causal=parts[0].causal,
+        )

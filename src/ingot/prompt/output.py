@@ -19,11 +19,16 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of an answer: reasoning text, content text or a piece of a tool call; exactly one of them."""
+    """A piece of an answer: reasoning text, content text or a piece of a tool call; exactly one of them.
+
+    `logprobs`, if they were asked for, are those of the tokens since the piece before; the last piece of an answer may
+    have nothing else.
+    """
 
     reasoning: str = ""
     content: str = ""
     tool_call: ToolCallDelta | None = None
+    logprobs: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ingot.spec.text_file import read_json, shown
 
@@ -45,6 +45,9 @@ NO_EFFECT = frozenset(
         "use_cache",
     ]
 )
+YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
+        "mscale_all_dim", "truncate")  # fmt: skip
+MAX_YARN = 64  # times the trained context (taste: positions stay below 2**24, which fp32 counts exactly)
 SIZES = ("0.8b", "2b", "4b", "9b")
 LINEAR, FULL = "linear_attention", "full_attention"
 CONFIG_BYTES = 1 << 20  # taste: the official ones have 3 kB
@@ -57,13 +60,21 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class RopeParameters:
     """Partial rotary embedding with interleaved multimodal sections (spec of M-RoPE: T, H, W axes share the
-    frequencies)."""
+    frequencies). What stands below rope_type is YaRN's: `ingot.model.yarn`."""
 
     rope_theta: float = 10_000_000.0
     partial_rotary_factor: float = 0.25
     mrope_section: tuple[int, ...] = (11, 11, 10)
     mrope_interleaved: bool = True
     rope_type: str = "default"
+    factor: float | None = None
+    original_max_position_embeddings: int | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,14 @@ class TextConfig:
     output_gate_type: str = "silu"
     mtp_use_dedicated_embeddings: bool = False
     mlp_only_layers: tuple[int, ...] = ()
+
+    @property
+    def context(self) -> int:
+        """Most tokens a sequence may have: max_position_embeddings, or as far as YaRN reaches."""
+        rope = self.rope_parameters
+        if rope.factor is None or rope.original_max_position_embeddings is None:
+            return self.max_position_embeddings
+        return int(rope.original_max_position_embeddings * rope.factor)
 
     @property
     def rotary_dim(self) -> int:
@@ -166,6 +185,23 @@ def official(size: str) -> dict[str, Any]:
     return config
 
 
+def with_yarn(config: Config, factor: float) -> Config:
+    """The configuration with its context `factor` times as long: YaRN as the model cards describe it; ValueError for a
+    factor that is not above 1."""
+    text = config.text
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 1 < factor <= MAX_YARN:
+        raise ValueError(f"yarn is {factor!r}; it must be a number above 1 and at most {MAX_YARN}")
+    if text.rope_parameters.rope_type != "default":
+        raise ValueError(f"yarn is {factor:g}, but the checkpoint's rope_type is {text.rope_parameters.rope_type!r}")
+    rope = replace(
+        text.rope_parameters,
+        rope_type="yarn",
+        factor=float(factor),
+        original_max_position_embeddings=text.max_position_embeddings,
+    )
+    return _fit(replace(config, text=replace(text, rope_parameters=rope)))
+
+
 def parse_config(raw: Any, accept: Iterable[str] = ()) -> Config:
     """A checked `Config` from the contents of a config.json.
 
@@ -200,12 +236,16 @@ def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: se
     if experts:
         raise ValueError(f"{where}{_key(experts[0])} is given; mixture-of-experts models are not supported yet")
     interval = raw.pop("full_attention_interval", 4)
-    rope = raw.pop("rope_parameters", None)
-    if rope is not None:
-        rope = dict(rope) if isinstance(rope, Mapping) else rope
-        if isinstance(rope, dict) and "type" in rope and "rope_type" not in rope:
-            rope["rope_type"] = rope.pop("type")  # MLX tools rename it
-        raw["rope_parameters"] = _section(RopeParameters, rope, f"{where}rope_parameters.", accept)
+    rope, scaling = (_rope(raw.pop(name, None), f"{where}{name}") for name in ("rope_parameters", "rope_scaling"))
+    if rope or scaling:
+        # rope_scaling is how model cards before transformers 5 spell the keys that YaRN adds
+        twice = sorted(k for k in scaling if k in rope and k != "rope_type" and rope[k] != scaling[k])
+        _require(not twice, f"{where}rope_scaling gives {', '.join(twice)}, which rope_parameters gives otherwise")
+        both = rope | scaling
+        if both.get("rope_type") == "yarn":
+            length = raw.get("max_position_embeddings", TextConfig.max_position_embeddings)
+            both.setdefault("original_max_position_embeddings", length)
+        raw["rope_parameters"] = _section(RopeParameters, both, f"{where}rope_parameters.", accept)
     if raw.get("layer_types") is None:
         _check_type(f"{where}full_attention_interval", interval, int)
         layers: Any = raw.get("num_hidden_layers")
@@ -219,6 +259,17 @@ def _text(raw: Mapping[str, Any], where: str, accept: frozenset[str], ignore: se
     if raw.get("output_gate_type") == "swish":
         raw["output_gate_type"] = "silu"  # two names of one function
     return _section(TextConfig, raw, where, accept)
+
+
+def _rope(raw: Any, where: str) -> dict[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where} is a {type(raw).__name__}; an object is needed")
+    rope = {k: v for k, v in raw.items() if k not in YARN or v is not None}  # null: not given
+    if "type" in rope and "rope_type" not in rope:
+        rope["rope_type"] = rope.pop("type")  # MLX tools and old cards
+    return rope
 
 
 def _section(cls: type[T], raw: Any, where: str, accept: frozenset[str]) -> T:
@@ -247,6 +298,7 @@ def _value(name: str, value: Any, hint: Any) -> Any:
         return tuple(value)
     if hint is RopeParameters:
         return value
+    hint = next((kind for kind in get_args(hint) if kind is not type(None)), hint)  # X | None
     _check_type(name, value, hint)
     return _finite(name, value) if hint is float else value
 
@@ -362,7 +414,10 @@ def _fit_vision(vision: VisionConfig) -> None:
 
 def _fit_rope(text: TextConfig) -> None:
     rope = text.rope_parameters
-    _require(rope.rope_type == "default", f"rope_type is {shown(rope.rope_type)}; only 'default' is supported yet")
+    _require(
+        rope.rope_type in ("default", "yarn"), f"rope_type is {shown(rope.rope_type)}; 'default' and 'yarn' exist here"
+    )
+    _fit_yarn(rope)
     _require(rope.mrope_interleaved, "mrope_interleaved is false; qwen3_5 interleaves its sections")
     _require(rope.rope_theta > 0, f"rope_theta is {rope.rope_theta}; it must be positive")
     _require(
@@ -376,6 +431,25 @@ def _fit_rope(text: TextConfig) -> None:
         len(rope.mrope_section) == 3 and all(n >= 0 for n in rope.mrope_section),
         f"mrope_section is {shown(list(rope.mrope_section))}; three counts (T, H, W) are needed",
     )
+
+
+def _fit_yarn(rope: RopeParameters) -> None:
+    given = {name: value for name in YARN if (value := getattr(rope, name)) is not None}
+    if rope.rope_type == "default":
+        _require(not given, f"{next(iter(given), '')} is given in rope_parameters, but rope_type is 'default'")
+        return
+    for name in ("factor", "original_max_position_embeddings"):
+        _require(name in given, f"{name} is missing in rope_parameters, which rope_type 'yarn' needs")
+    _require(1 <= given["factor"] <= MAX_YARN, f"factor is {rope.factor}; YaRN's is 1 to {MAX_YARN}")
+    length = given["original_max_position_embeddings"]
+    _require(
+        0 < length < 2**31 / MAX_YARN,
+        f"original_max_position_embeddings is {length}; it must be positive and below 2**31 / {MAX_YARN}",
+    )
+    for name in ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
+        value = given.get(name, 1)
+        _require(0 < value < 1e6, f"{name} is {value}; it must be positive and below 1e6")
+    _require(rope.rope_theta > 1, f"rope_theta is {rope.rope_theta}; YaRN needs more than 1")
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -46,14 +46,18 @@ def memory(
     tied = config.tie_word_embeddings
     weights = sum(_packed(w, fmt) for w in table if w.role != "embedding" or tied)
     mapped = sum(2 * w.size for w in table if w.role == "embedding")
+    mtp = "mtp" in components
+    arrays = 2 * (sum(kind == FULL for kind in config.text.layer_types) + mtp)
+    workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES + arrays * HUGE_PAGE
+    return Memory(weights, state_bytes(config), kv_bytes(config, kv, mtp), workspace, mapped)
+
+
+def state_bytes(config: Config) -> int:
+    """Bytes of one sequence's recurrent state in all layers: fp32 delta states and conv tails."""
     text = config.text
     linear = sum(kind != FULL for kind in text.layer_types)
     delta = text.linear_num_value_heads * text.linear_key_head_dim * -(-text.linear_value_head_dim // PANEL) * PANEL
-    tail = (text.linear_conv_kernel_dim - 1) * text.conv_dim
-    mtp = "mtp" in components
-    arrays = 2 * (len(text.layer_types) - linear + mtp)
-    workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES + arrays * HUGE_PAGE
-    return Memory(weights, 4 * linear * (delta + tail), kv_bytes(config, kv, mtp), workspace, mapped)
+    return 4 * linear * (delta + (text.linear_conv_kernel_dim - 1) * text.conv_dim)
 
 
 def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
