@@ -38,7 +38,8 @@ def main() -> None:
     checkpoint = official_shape(args.size, args.work, vision=True)
     image = np.random.default_rng(0).integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
     if args.error:
-        return print(errors(checkpoint, image, args.threads))
+        print(errors(checkpoint, image, args.threads))
+        return
     sides = {"ingot": ours(checkpoint, image, args), "transformers": theirs(checkpoint, image, args.threads)}
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for turn in range(args.runs + 1):
