@@ -177,7 +177,7 @@ PARAMETERS: dict[str, Attempt] = {
     "a token beyond the vocabulary": asked([10**6]),
     "a token of 400 digits": asked([10**400]),
     "tokens as fractions": asked([1.5]),
-    "tokens in two dimensions": asked([[1, 2], [3, 4]]),
+    "tokens in three dimensions": asked([[[1, 2], [3, 4]]]),
     "a prompt of bytes": asked(b"hi"),
     "half a surrogate pair": asked("a\ud800"),
     "more than the context": asked([1] * 100_000),
