@@ -29,6 +29,7 @@ RULES = {
     "nugget": "",
     "answer": "numpy",
     "language_model": "answer engine prompt spec numpy",
+    "grounding": "~prompt ~PIL",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
@@ -37,7 +38,7 @@ RULES = {
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
-    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory eval train "
+    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory grounding pixels eval train "
     "~numpy ~prompt_toolkit ~huggingface_hub",
 }
 

@@ -50,18 +50,25 @@ class Picture:
         about = json.dumps([self.grid, self.frames.shape, self.preprocessor.mean, self.preprocessor.std])
         return hashlib.sha256(about.encode() + np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
-    def patches(self, frame: int) -> Array:
-        """float32 [rows * columns, 3 * temporal * patch * patch] of temporal patch `frame`: blocks of merge x merge
-        patches row by row, the patches of a block row by row, each (channel, time, y, x), normalised."""
+    def patches(self, frame: int, begin: int = 0, end: int | None = None) -> Array:
+        """float32 [rows * columns, 3 * temporal * patch * patch] of temporal patch `frame`, or its rows begin .. end:
+        blocks of merge x merge patches row by row, the patches of a block row by row, each (channel, time, y, x),
+        normalised."""
         p = self.preprocessor
         first = frame * p.temporal
         # an image is its own second frame
         pair = self.frames[np.minimum(np.arange(first, first + p.temporal), len(self.frames) - 1)]
         down, across = self.grid[1] // p.merge, self.grid[2] // p.merge
         blocks = pair.reshape(p.temporal, down, p.merge, p.patch, across, p.merge, p.patch, 3)
-        rows = blocks.transpose(1, 4, 2, 5, 7, 0, 3, 6).astype(np.float32)  # y, x, y in block, x in block, c, t, y, x
+        count, strip = self.grid[1] * self.grid[2], p.merge * self.grid[2]  # of patches: all, and in a row of blocks
+        end = count if end is None else end
+        first = begin // strip
+        some = blocks[:, first : -(-end // strip)]
+        rows = some.transpose(1, 4, 2, 5, 7, 0, 3, 6).astype(np.float32)  # y, x, y in block, x in block, c, t, y, x
         mean, std = (np.array(v, np.float32)[:, None, None, None] * 255 for v in (p.mean, p.std))
-        return ((rows - mean) / std).reshape(self.grid[1] * self.grid[2], -1)
+        rows -= mean
+        rows /= std
+        return rows.reshape(-1, 3 * p.temporal * p.patch**2)[begin - first * strip : end - first * strip]
 
 
 @dataclass(frozen=True)
