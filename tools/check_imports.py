@@ -38,8 +38,8 @@ RULES = {
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
-    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory grounding pixels eval train "
-    "~numpy ~prompt_toolkit ~huggingface_hub",
+    "cli": "ingot loading language_model answer engine model ops ops.native prompt store spec speed memory grounding "
+    "pixels eval train ~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

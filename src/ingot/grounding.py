@@ -1,7 +1,8 @@
 """Where a model says things are: boxes and points of an answer, in pixels of the picture, and drawn on it.
 
-The family writes coordinates from 0 to 1000 over the picture's width and height, whatever size it was seen at: JSON with
-`bbox_2d` [x1, y1, x2, y2] or `point_2d` [x, y] and a `label`; older ones <ref>label</ref><box>(x1,y1),(x2,y2)</box>.
+The family writes coordinates from 0 to 1000 over the picture's width and height, whatever size it was seen at: as JSON
+with `bbox_2d` [x1, y1, x2, y2] or `point_2d` [x, y] and a `label`; in older models as
+<ref>label</ref><box>(x1,y1),(x2,y2)</box>.
 """
 
 from __future__ import annotations

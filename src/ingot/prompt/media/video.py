@@ -67,13 +67,15 @@ class Glance:
 
 def glance(
     source: Any,
-    sees: Preprocessor,
+    sees: Preprocessor | None = None,
     fps: float | None = None,
     max_pixels: int | None = None,
     max_frames: int | None = None,
+    allow_urls: AllowUrls = False,
 ) -> Glance:
     """The size, length and tokens of a video file, of which one frame is decoded; errors as of `open_video`."""
-    about = probe_video(*_file(source))
+    sees = sees or Preprocessor()  # the official values
+    about = probe_video(*_file(source, allow_urls))
     chosen = sample(about["frames"], about["fps"], *sees.sampling(fps, max_frames))
     height, width = sees.video_size(len(chosen), about["height"], about["width"], max_pixels)
     tokens = -(-len(chosen) // sees.temporal) * (height // sees.factor) * (width // sees.factor)
