@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from PIL import Image
 
 import ingot
 from ingot.pixels import child, limits
-from ingot.pixels.worker import LENGTHS, send
+from ingot.pixels.worker import LENGTHS
 from ingot.prompt.media import open_image
 
 pytestmark = pytest.mark.skipif(not child.contained(), reason="no child process here")
@@ -86,7 +87,7 @@ def test_a_hang_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "IMAGE_SECONDS", 1)
     pid = process_of_the_child()
     os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(ValueError, match="^the image takes more than 1 seconds to decode, which are the most$"):
+    with pytest.raises(ValueError, match=r"^the image takes more than 1 seconds to decode, which are the most$"):
         open_image(png())
     assert np.array_equal(open_image(png()), PIXELS)
 
@@ -99,7 +100,7 @@ def test_too_little_memory_is_a_sentence() -> None:
         assert run.stdin is not None
         assert run.stdout is not None
         job = {"do": "image", "name": "big.png", "seconds": 60}
-        text = __import__("json").dumps(job).encode()
+        text = json.dumps(job).encode()
         run.stdin.write(LENGTHS.pack(len(text), len(data)) + text + data)
         run.stdin.close()
         assert b'"error": "big.png takes more than' in run.stdout.read()
@@ -120,12 +121,12 @@ def test_a_child_that_says_nonsense_is_ended(monkeypatch: pytest.MonkeyPatch) ->
         os.write(writer, said)
         os.close(writer)
         made._out = reader
-        with pytest.raises(ValueError, match="^a.png cannot be decoded: its decoder"):
+        with pytest.raises(ValueError, match=r"^a\.png cannot be decoded: its decoder"):
             list(made.ask({"do": "image", "name": "a.png"}, png(), 5))
         os.close(reader)
     for head, body in (({"height": 3, "width": 5}, b"x"), ({"height": 1 << 20, "width": 1 << 20}, b"x"), ({}, b"")):
         monkeypatch.setattr(child, "_answers", lambda *_, head=head, body=body, **__: iter([(head, body)]))
-        with pytest.raises(ValueError, match="^a.png cannot be decoded: its decoder"):
+        with pytest.raises(ValueError, match=r"^a\.png cannot be decoded: its decoder"):
             child.decode_image(b"", "a.png")
 
 
@@ -153,8 +154,10 @@ def test_without_a_child_the_same_pixels_and_sentences(monkeypatch: pytest.Monke
 
 
 def test_the_child_imports_no_numpy_and_little_of_ingot() -> None:
-    code = "import sys, ingot.pixels.worker as w; w._import_decoders(); print([m for m in sys.modules if 'ingot' in m or m == 'numpy'])"
+    code = (
+        "import sys, ingot.pixels.worker as w; w._import_decoders(); "
+        "print([m for m in sys.modules if 'ingot' in m or m == 'numpy'])"
+    )
     env = os.environ | {"PYTHONPATH": str(Path(ingot.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert run.stdout == "['ingot', 'ingot.pixels', 'ingot.pixels.limits', 'ingot.pixels.worker']\n"
-    assert send is not None

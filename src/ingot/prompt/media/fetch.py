@@ -7,6 +7,7 @@ are not used.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -14,7 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 REDIRECTS = 5  # taste: a link shortener, https, www, a content network
 SECONDS = 60  # of the whole
@@ -37,8 +38,11 @@ def fetch(url: str, most: int, types: Sequence[str], private: bool = False) -> b
         try:
             answer = _asked(connection, url)
             if answer.status not in (301, 302, 303, 307, 308):
-                return _body(answer, url, most, types)
-            url = urljoin(url, answer.getheader("Location") or "")
+                body = _body(answer, url, most, types)
+                if time.monotonic() > deadline:  # cut, which may look like an end
+                    raise ConnectionAbortedError
+                return body
+            url = urljoin(url, _quoted(answer.getheader("Location") or ""))
         except TimeoutError:
             raise ValueError(f"{_shown(url)} gave no answer in {QUIET_SECONDS} seconds") from None
         except (OSError, http.client.HTTPException, UnicodeError) as error:
@@ -63,7 +67,7 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-def _connection(parts: SplitResult, private: bool) -> http.client.HTTPConnection:
+def _connection(parts: SplitResult, private: bool) -> _Plain:
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     address = _address(host, port, private)
     if parts.scheme == "https":
@@ -98,9 +102,10 @@ def _is_public(text: str) -> bool:
     return address.is_global and not address.is_multicast
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
-    if connection.sock is not None:
-        connection.sock.shutdown(socket.SHUT_RDWR)
+def _cut(connection: _Plain) -> None:
+    if connection.live is not None:
+        with contextlib.suppress(OSError):
+            connection.live.shutdown(socket.SHUT_RDWR)
 
 
 class _Plain(http.client.HTTPConnection):
@@ -109,9 +114,10 @@ class _Plain(http.client.HTTPConnection):
     def __init__(self, host: str, port: int, address: str) -> None:
         super().__init__(host, port, timeout=QUIET_SECONDS)
         self._address = address
+        self.live: socket.socket | None = None  # http.client forgets its own while an answer is still read
 
     def connect(self) -> None:
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self.live = self.sock = socket.create_connection((self._address, self.port), self.timeout)
 
 
 class _Secure(_Plain):
@@ -121,7 +127,7 @@ class _Secure(_Plain):
 
     def connect(self) -> None:
         super().connect()
-        self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        self.live = self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
 
 
 def _asked(connection: http.client.HTTPConnection, url: str) -> http.client.HTTPResponse:
@@ -132,8 +138,6 @@ def _asked(connection: http.client.HTTPConnection, url: str) -> http.client.HTTP
 
 
 def _quoted(target: str) -> str:
-    from urllib.parse import quote
-
     return quote(target, safe="%/:=&?~#+!$,;'@()*[]")
 
 
