@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import struct
+import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -30,8 +32,8 @@ def film(
     **options: str,
 ) -> bytes:
     """Frame i is i * 10 grey; `when` gives its time in hundredths of a second."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=kind, options=options) as container:
+    place = Path(tempfile.mkdtemp()) / "film"  # a file: faststart reads it again
+    with av.open(str(place), "w", format=kind, options=options) as container:
         stream = container.add_stream(codec, rate=rate) if frames else None
         audio = container.add_stream("pcm_s16le", rate=8000) if sound else None
         if stream:
@@ -50,7 +52,9 @@ def film(
             noise.sample_rate = 8000
             container.mux(audio.encode(noise))
             container.mux(audio.encode())
-    return file.getvalue()
+    data = place.read_bytes()
+    shutil.rmtree(place.parent)
+    return data
 
 
 def greys(picture: Any) -> list[int]:
