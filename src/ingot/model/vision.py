@@ -92,14 +92,14 @@ def merger(ops: Any, w: Any, x_ND: Any) -> Any:
         blocks = layer_norm(ops, w.norm, x).reshape(len(x) // size, -1)
         return ops.linears(ops.gelu(ops.linears(blocks, w.linear_fc1)[0], False), w.linear_fc2)
 
-    return by_rows(ops, merged, x_ND, rows=ROWS // size * size)[0]
+    return by_rows(ops, merged, x_ND, whole=size)[0]
 
 
-def by_rows(ops: Any, part: Callable[..., tuple[Any, ...]], *arrays: Any, rows: int = ROWS) -> tuple[Any, ...]:
-    """The results of `part`, which sees every row alone, over slices of rows: less memory, and on the native op set the
-    same bits."""
-    whole = arrays[0].shape[0]
-    slices = [part(*(array[at : at + rows] for array in arrays)) for at in range(0, whole, rows)]
+def by_rows(ops: Any, part: Callable[..., tuple[Any, ...]], *arrays: Any, whole: int = 1) -> tuple[Any, ...]:
+    """The results of `part`, which sees every row (or `whole` rows) alone, over slices of rows: less memory, and on the
+    native op set the same bits."""
+    rows = ROWS // whole * whole
+    slices = [part(*(array[at : at + rows] for array in arrays)) for at in range(0, arrays[0].shape[0], rows)]
     if len(slices) == 1:
         return slices[0]
     columns = [list(column) for column in zip(*slices, strict=True)]
