@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ingot.answer import ChatCompletion
+from ingot.answer import ChatCompletion, Stream
 from ingot.cli.pictures import dragged
 from ingot.language_model import LanguageModel
+from ingot.prompt import Delta
 from tests.cli.test_pictures import ask, checkpoint, model, photo, talk, usage  # noqa: F401
 from tests.pixels.test_video_files import film
 
@@ -72,10 +73,8 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 def test_boxes_are_drawn(ask: Callable[..., Any], photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     def says(content: str) -> Callable[..., Any]:
-        from ingot.answer import Stream
-
         answer = ChatCompletion(content=content, finish_reason="stop")
-        return lambda *_, **__: Stream(iter([]), answer)
+        return lambda *_, **__: Stream(iter([Delta(content=content)]), answer)
 
     monkeypatch.setattr(LanguageModel, "chat", says('{"bbox_2d": [250, 250, 750, 750], "label": ""}'))
     out = tmp_path / "out.png"
