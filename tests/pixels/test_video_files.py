@@ -81,7 +81,7 @@ def test_every_container(kind: str, codec: str, tmp_path: Path) -> None:
     assert greys(seen) == [0, 6, 13, 19]  # two seconds: four frames at least
     assert seen.seconds == (0.3, 1.6)
     assert glance(file, SEES).tokens == seen.tokens
-    assert greys(open_video(file.read_bytes(), SEES, fps=4)) == [0, 3, 5, 8, 11, 14, 16, 19]
+    assert greys(open_video(bytearray(file.read_bytes()), SEES, fps=4)) == [0, 3, 5, 8, 11, 14, 16, 19]
 
 
 def test_the_telephone_was_held_upright() -> None:

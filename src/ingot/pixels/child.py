@@ -195,7 +195,7 @@ class Child:
         )
 
     def _message(self, deadline: float) -> tuple[dict[str, Any], Array]:
-        head, body = LENGTHS.unpack(self._read(LENGTHS.size, deadline))
+        head, body = LENGTHS.unpack(self._read(LENGTHS.size, deadline).data)
         if head > HEAD_BYTES or body > 3 * limits.IMAGE_PIXELS:
             raise _EndedError
         try:
@@ -208,7 +208,7 @@ class Child:
 
     def _read(self, size: int, deadline: float) -> Array:
         array = np.empty(size, np.uint8)
-        view, at = memoryview(array), 0
+        view, at = array.data, 0
         while at < size:
             self._wait(self._out, selectors.EVENT_READ, deadline)
             got = os.readv(self._out, [view[at:]])

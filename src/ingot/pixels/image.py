@@ -35,7 +35,8 @@ def as_rgb(image: Any, name: str) -> Any:
     """A PIL image turned as the camera was, in mode RGB: 16 bits a channel become 8, transparency is dropped."""
     from PIL import ImageOps
 
-    check_size(*image.size, name)
+    width, height = image.size
+    check_size(width, height, name)
     with sentences(name):
         if image.mode.startswith("I"):  # 16 bits a channel; PIL would clip at 255
             image = _eight_bits(image)

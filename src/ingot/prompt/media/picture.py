@@ -128,7 +128,8 @@ class Preprocessor:
         if len(sizes := sorted({frame.shape[:2] for frame in frames})) > 1:
             (height, width), (other, wide) = sizes[:2]
             raise ValueError(f"the video has frames of {width} x {height} and {wide} x {other} pixels; give one size")
-        size = self.video_size(len(frames), *(sizes[0] if sizes else (0, 0)), max_pixels)
+        height, width = sizes[0] if sizes else (0, 0)
+        size = self.video_size(len(frames), height, width, max_pixels)
         return self.film([resized(frame, *size) for frame in frames], seconds)
 
     def video_size(self, frames: int, height: int, width: int, max_pixels: int | None = None) -> tuple[int, int]:

@@ -34,18 +34,17 @@ def open_video(
     list all are, and `fps` is their rate (None: 24). ValueError in one sentence, FileNotFoundError for a path that is
     not there.
     """
-    found = (
-        None
-        if isinstance(source, Sequence | np.ndarray) and not isinstance(source, str | bytes)
-        else _file(source, allow_urls)
-    )
+    bytes_or_text = isinstance(source, str | bytes | bytearray | memoryview)
+    frames_given = isinstance(source, Sequence | np.ndarray) and not bytes_or_text
+    found = None if frames_given else _file(source, allow_urls)
     if found is None:
         if max_frames is not None:
             raise ValueError("max_frames is given for a list of frames, of which all are seen")
         frames = [open_image(frame, allow_urls) for frame in source]
         return sees.video(frames, [i / (fps or UNKNOWN_FPS) for i in range(len(frames))], max_pixels)
     seen: list[np.ndarray] = []
-    for head, pixels in decode_video(*found, *sees.sampling(fps, max_frames)):
+    (data, name), sampling = found, sees.sampling(fps, max_frames)
+    for head, pixels in decode_video(data, name, *sampling):
         if pixels is None:
             about, seen = head, []
             size = sees.video_size(head["frames"], head["height"], head["width"], max_pixels)
