@@ -19,7 +19,8 @@ RULES = {
     "spec": "",
     "memory": "",
     "store": "spec numpy ~huggingface_hub",
-    "prompt": "spec numpy tokenizers jinja2 ~PIL",
+    "pixels": "numpy ~PIL ~av",
+    "prompt": "pixels spec numpy tokenizers jinja2 ~PIL",
     "ops": "numpy",
     "ops.native": "ops spec _native numpy",
     "ops.autograd": "ops numpy torch",
@@ -31,6 +32,7 @@ RULES = {
     "receiving": "answer engine prompt",
     "answering": "answer options engine prompt numpy",
     "language_model": "answer answering options receiving engine prompt spec numpy",
+    "grounding": "~prompt ~PIL",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
@@ -40,7 +42,7 @@ RULES = {
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
     "cli": "ingot loading language_model answer options engine model ops ops.native prompt store spec speed memory "
-    "eval train ~numpy ~prompt_toolkit ~huggingface_hub",
+    "grounding pixels eval train ~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

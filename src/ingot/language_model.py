@@ -21,7 +21,7 @@ from ingot.prompt import (
     opens_thinking,
     render_with_media,
 )
-from ingot.prompt.media import Picture, Preprocessor, expand, open_image
+from ingot.prompt.media import AllowUrls, Picture, Preprocessor, expand, open_image, open_video
 from ingot.prompt.stop import StopText
 from ingot.receiving import ChatReceiver, TextReceiver
 from ingot.spec import Config
@@ -46,9 +46,11 @@ class LanguageModel:
         eos_ids: Sequence[int] = (),
         cache_file: Path | None = None,
         preprocessor: Preprocessor | None = None,
+        allow_urls: AllowUrls = False,
     ) -> None:
         self.path, self.engine, self.tokenizer, self.template = path, engine, tokenizer, template
         self.preprocessor = preprocessor  # of pictures; None: this model sees none
+        self.allow_urls = allow_urls  # of pictures and videos
         self.cache_file = cache_file  # what loading wrote for the next start
         self.generation_config = dict(generation_config or {})
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
@@ -70,8 +72,8 @@ class LanguageModel:
 
         thinking None keeps the template's default; `variables` go to the template. Messages may hold pictures, as
         content parts {"type": "image", "image": path, bytes, PIL image or array} or OpenAI's image_url with a path or
-        data: URL, and videos, {"type": "video", "video": list of frames, "fps": 2}. Control tokens written in the text
-        are control tokens, as everywhere in this ecosystem.
+        data: URL, and videos, {"type": "video", "video": path, bytes or list of frames}. Control tokens written in the
+        text are control tokens, as everywhere in this ecosystem.
         """
         tokenizer = self._tokenizer()
         media: list[Medium] = []
@@ -241,10 +243,9 @@ class LanguageModel:
             raise ValueError(f"{medium.where}: this model reads text only; it was made without a vision tower")
         try:
             if medium.kind == "image":
-                return self.preprocessor.image(open_image(medium.source), medium.max_pixels)
-            frames = [open_image(frame) for frame in _frames(medium.source)]
-            seconds = [i / (medium.fps or 24.0) for i in range(len(frames))]
-            return self.preprocessor.video(frames, seconds, medium.max_pixels)
+                return self.preprocessor.image(open_image(medium.source, self.allow_urls), medium.max_pixels)
+            bounds = medium.fps, medium.max_pixels, medium.max_frames
+            return open_video(medium.source, self.preprocessor, *bounds, self.allow_urls)
         except ValueError as error:
             raise ValueError(f"{medium.where}: {error}") from None
 
@@ -264,14 +265,6 @@ class LanguageModel:
                 f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
             )
         return self.tokenizer
-
-
-def _frames(source: Any) -> Any:
-    if isinstance(source, Sequence | np.ndarray) and not isinstance(source, str | bytes):
-        return source
-    raise ValueError(
-        f"a video is a {type(source).__name__}; a list of frames is needed, for Ingot opens no video files"
-    )
 
 
 def _text_positions(tokens: int) -> np.ndarray:

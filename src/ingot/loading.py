@@ -15,7 +15,7 @@ from ingot.engine import Engine
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.prompt import ChatTemplate, Tokenizer
-from ingot.prompt.media import Preprocessor
+from ingot.prompt.media import AllowUrls, Preprocessor
 from ingot.prompt.outside_text import read_json_object
 from ingot.quant import Calibration
 from ingot.quant.prompts import read_prompts
@@ -39,6 +39,7 @@ def load(
     accept: Iterable[str] = (),
     calibration: str | os.PathLike[str] | None = None,
     cache: bool | str | os.PathLike[str] = True,
+    allow_urls: AllowUrls = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled
@@ -57,6 +58,8 @@ def load(
               in the cache.
     cache     True: what the native backend packs is kept on disk for the next start, where that saves time
               (docs/cache.md); False: neither read nor written; a directory: kept there, whatever the size.
+    allow_urls  True: pictures and videos of messages may be http(s) addresses, which are fetched; "private": from
+              addresses inside your own network too (docs/pictures.md).
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -64,6 +67,8 @@ def load(
     _one_of("backend", backend, BACKENDS)
     _one_of("weights", weights, tuple(FORMATS))
     _one_of("kv", kv, ("f32",) if backend == "torch" else ("f32", "bf16", "q8"))
+    if allow_urls not in (False, True, "private"):
+        raise ValueError(f"allow_urls is {allow_urls!r}; False, True or 'private' is allowed")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
@@ -93,7 +98,7 @@ def load(
     engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if vision else None)
     defaults = _json(path / "generation_config.json")
     eos_ids = _eos_ids(path, defaults)
-    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor)
+    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls)
 
 
 def _calibration(

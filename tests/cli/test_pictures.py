@@ -110,8 +110,10 @@ def test_a_picture_is_answered_and_costs_its_tokens(ask: Callable[..., Any], pho
 
 
 def test_a_file_is_decoded_once(ask: Callable[..., Any], photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened, open_image = [], Image.open
-    monkeypatch.setattr(Image, "open", lambda *given, **named: opened.append(0) or open_image(*given, **named))
+    from ingot.prompt.media import image
+
+    opened, decode = [], image.decode_image
+    monkeypatch.setattr(image, "decode_image", lambda *given: opened.append(0) or decode(*given))
     assert ask("--image", str(photo))[0] == 0
     assert len(opened) == 1
 
@@ -381,8 +383,7 @@ def test_pictures_of_other_programs_are_kept_in_their_order(model: Any, photo: P
 def test_what_is_no_video(model: Any, photo: Path) -> None:
     frame = np.asarray(Image.open(photo))
     for source, told in {
-        "clip.mp4": "a video is a str; a list of frames is needed, for Ingot opens no video files",
-        5: "a video is a int; a list of frames is needed",
+        5: "a video is a int; a path, data: URL, bytes or a list of frames is needed",
         (frame.tobytes()[:9], frame.tobytes()[:9]): "is not an image that Ingot reads",
     }.items():
         with pytest.raises(ValueError, match=told):

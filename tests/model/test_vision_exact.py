@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ingot.model import Frames, build
+from ingot.engine.eyes import Eyes, Visual
+from ingot.model import Frames, build, vision
+from ingot.prompt.media import Preprocessor
 from tests.model.small import RAW, weights
 from tests.ops import native_cases as cases
 
@@ -77,3 +79,29 @@ def test_a_frame_sees_itself_alone() -> None:
     first = GRIDS[0][0] * GRIDS[0][1] // 4
     assert cases.same_bits([after[:first], after[first + 1 :]], [before[:first], before[first + 1 :]])
     assert np.isnan(after[first]).all()
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+def test_slices_of_rows_change_no_bit(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = native.OpSet(2, own_kv="f32" if fmt == "f32" else "bf16")
+    w, pixels = tower(ops, fmt), [patches(grid, seed) for seed, grid in enumerate(GRIDS)]
+    at_once = features(ops, w, GRIDS, pixels)
+    for rows in (4, 23, 140):
+        monkeypatch.setattr(vision, "ROWS", rows)
+        assert cases.same_bits([features(ops, w, GRIDS, pixels)], [at_once]), rows
+
+
+def test_patches_are_made_as_they_are_sliced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video through the engine, its frames cut in their middle, gives the tower's features of whole arrays."""
+    ops = native.OpSet(2)
+    w = tower(ops, "f32")
+    frames = np.random.default_rng(0).integers(0, 256, (6, 24, 40, 3), dtype=np.uint8)
+    film = Preprocessor(patch=4, video_pixels=(64, 1 << 20)).film(list(frames), range(6))
+    assert film.grid == (3, 6, 10)
+    whole = [film.patches(t) for t in range(3)]
+    assert cases.same_bits([film.patches(1, 13, 37)], [whole[1][13:37]])
+    want = features(ops, w, [(6, 10)] * 3, whole)
+    monkeypatch.setattr(vision, "ROWS", 50)
+    eyes = Eyes(ops, w.config, lambda: w)
+    got = eyes.features(Visual(np.arange(film.tokens), film.grid, film.patches, "a"))
+    assert cases.same_bits([got], [want])

@@ -94,7 +94,10 @@ def refusals() -> dict[str, tuple[Any, str]]:
         "cut": (png[: len(png) // 2], "is damaged or cut short"),
         "head only": (png[:20], "is not an image|is damaged or cut short"),
         "folder": (Path(__file__).parent, "is not a file"),
-        "address": ("https://example.org/a.png", "is an address; only files and data: URLs are read"),
+        "address": (
+            "https://example.org/a.png",
+            r"is an address; only files and data: URLs are read\nhint: allow_urls=True",
+        ),
         "data url without base64": ("data:image/png,abc", "is not of the form data:image/png;base64"),
         "bad base64": ("data:image/png;base64,!!!!", "is not valid base64"),
         "floats": (PIXELS / 255, r"an image is float64 \(40, 60, 3\); uint8"),

@@ -23,6 +23,7 @@ examples:
   ingot chat Qwen/Qwen3.5-0.8B --no-think      a conversation; /help lists its commands
   ingot chat models/mine -p - < question.txt   the prompt from a file
   ingot chat Qwen/Qwen3.5-0.8B --image receipt.jpg -p "What did the coffee cost?"
+  ingot chat Qwen/Qwen3.5-0.8B --video clip.mp4 -p "What happens?"
   git diff | ingot chat Qwen/Qwen3.5-4B --system "Review this change." --json
 
 exit codes: 0, 1 failure at run time, 2 bad input, 130 after Ctrl-C"""
@@ -35,7 +36,11 @@ def parser() -> Parser:
         "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: nugget, the bundled one)"
     )
     made.add_argument("-p", "--prompt", metavar="TEXT", help="ask this and leave; - reads it from stdin")
-    made.add_argument("--image", metavar="FILE", action="append", default=[], help="show this picture; may be repeated")
+    made.set_defaults(shown=[])
+    for kind, what in (("image", "picture"), ("video", "video")):
+        made.add_argument(f"--{kind}", metavar="FILE", action=_Shown, help=f"show this {what}; may be repeated")
+    made.add_argument("--allow-urls", action="store_true", help="FILE may be an address, which is fetched")
+    made.add_argument("--draw", metavar="OUT.png", help="write the picture with the boxes and points of the answer")
     made.add_argument("--max-pixels", metavar="N", type=int, help="see pictures with N pixels at most (1,024 a token)")
     made.add_argument("--system", metavar="TEXT", help="the system message")
     add_thinking(made, "reason before answering, or not (default: the model's)")
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     prompt = _prompt(args.prompt)
     if prompt is None:
         _check_interactive(args)
-    images = _opened(args) if prompt is not None else []
+    parts = _opened(args) if prompt is not None else []
     if is_nugget(args.model):
         Terminal(sys.stderr).dim(NUGGET + "\n")
     name = args.model or "nugget"
@@ -105,11 +110,13 @@ def run(args: argparse.Namespace) -> int:
         return converse(lambda: load_model(args), name, conversation, args)
     from ingot.cli.one_shot import answer_once
 
-    conversation.say(prompt, images)
+    conversation.say(prompt, parts)
     model = load_model(args)
-    if images:
+    if parts:
         pictures.check_sees(model)
-    return answer_once(model, name, conversation, args.show_thinking, args.json)
+        _tell_sizes(args, model, parts)
+    drawing = (args.draw, parts[0]["image"]) if args.draw else None
+    return answer_once(model, name, conversation, args.show_thinking, args.json, drawing)
 
 
 def is_nugget(model: str | None) -> bool:
@@ -141,6 +148,7 @@ def load_model(args: argparse.Namespace) -> Any:
             threads=args.threads,
             yarn=args.yarn,
             cache=not args.no_cache,
+            allow_urls=getattr(args, "allow_urls", False),
             progress=line.at_bytes,
         )
     if model.cache_file:
@@ -212,22 +220,60 @@ def _told(args: argparse.Namespace) -> dict[str, Any]:
 def _check_pictures(args: argparse.Namespace) -> None:
     if args.max_pixels is not None and args.max_pixels < 1:
         raise UsageError(f"--max-pixels is {args.max_pixels}; a positive number of pixels is needed")
-    for path in args.image:
+    for kind, path in args.shown:
+        if pictures.is_address(path):
+            if not args.allow_urls:
+                raise UsageError(f"--{kind} {path} is an address\nhint: --allow-urls fetches it")
+            continue
         try:
-            pictures.check_is_there(path)
+            pictures.check_is_there(path, kind)
         except OSError as error:
-            raise UsageError(f"--image {error}") from None
+            raise UsageError(f"--{kind} {error}") from None
+    if args.draw is not None:
+        _check_drawing(args)
+
+
+def _check_drawing(args: argparse.Namespace) -> None:
+    if [kind for kind, _ in args.shown] != ["image"]:
+        raise UsageError("--draw needs one picture\nhint: --image FILE shows one")
+    place = Path(args.draw)
+    if place.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UsageError(f"--draw {args.draw} is no name of a picture; .png, .jpg and .webp are written")
+    if place.exists():
+        raise UsageError(f"--draw {args.draw} exists; give another name")
+    if not place.absolute().parent.is_dir():
+        raise UsageError(f"--draw {args.draw}: there is no directory {place.absolute().parent}")
 
 
 def _opened(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The parts of --image, decoded: a damaged file is told before a model is loaded."""
-    if not args.image:
+    """The parts of --image, decoded, and of --video, looked at: a damaged file is told before a model is loaded."""
+    if not args.shown:
         if args.max_pixels is not None:
             raise UsageError("--max-pixels is given without a picture\nhint: --image FILE shows one")
+        if args.allow_urls:
+            raise UsageError("--allow-urls is given without a picture\nhint: --image FILE shows one")
         return []
-    from ingot.prompt.media import open_image
+    if any(kind == "image" for kind, _ in args.shown):
+        from ingot.pixels import child
 
-    return [pictures.part(open_image(path), args.max_pixels) for path in args.image]
+        child.warm()  # it starts while we import
+    from ingot.prompt.media import glance, open_image
+
+    parts = []
+    for kind, path in args.shown:
+        source = open_image(path, args.allow_urls) if kind == "image" else path
+        if kind == "video" and not pictures.is_address(path):
+            glance(path)
+        parts.append(pictures.part(source, kind, args.max_pixels))
+    return parts
+
+
+def _tell_sizes(args: argparse.Namespace, model: Any, parts: list[dict[str, Any]]) -> None:
+    """What each picture costs, to a person, before anything is encoded."""
+    err = Terminal(sys.stderr)
+    for (kind, path), part in zip(args.shown, parts, strict=True):
+        if err.tty and not (kind == "video" and pictures.is_address(path)):
+            err.dim(pictures.described(model, kind, path, args.max_pixels, part[kind]) + "\n")
 
 
 def _check_interactive(args: argparse.Namespace) -> None:
@@ -237,6 +283,13 @@ def _check_interactive(args: argparse.Namespace) -> None:
         raise UsageError(
             "stdout is not a terminal, which a conversation needs\nhint: ingot chat -p TEXT gives one answer"
         )
+
+
+class _Shown(argparse.Action):
+    """--image and --video into one list of (kind, file), in the order given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        namespace.shown = [*namespace.shown, (self.dest, values)]
 
 
 class _Thinking(argparse.Action):

@@ -45,7 +45,7 @@ class Session:
         """A user's turn and the model's answer to it; a line whose picture is refused is given back for editing."""
         words, dropped = pictures.dragged(text)
         try:
-            self.show(dropped)
+            self.show([(pictures.kind_of(path), path) for path in dropped])
         except (ValueError, OSError) as error:
             self._tell(error)
             self.draft = text
@@ -57,12 +57,12 @@ class Session:
         self.images = []
         self.answer_or_take_back()
 
-    def show(self, paths: list[str]) -> None:
-        """These files with the next turn, each told with its size; none of them when one is refused."""
+    def show(self, files: list[tuple[str, str]]) -> None:
+        """These (kind, file) with the next turn, each told with its size; none of them when one is refused."""
         most = self.conversation.max_pixels
-        for told in [pictures.described(self.model, path, most) for path in paths]:
+        for told in [pictures.described(self.model, kind, path, most) for kind, path in files]:
             self.note(told)
-        self.images += [pictures.part(path, most) for path in paths]
+        self.images += [pictures.part(path, kind, most) for kind, path in files]
 
     def answer_or_take_back(self) -> None:
         """The answer to the last turn; a turn that the model refuses is given back for editing."""
@@ -127,7 +127,7 @@ def converse(load: Callable[[], Any], name: str, conversation: Conversation, arg
     session = Session(model, name, conversation, terminal, reader, args.show_thinking is not False, debug=args.debug)
     terminal.command(f"{introduction(model, name)}\n")
     session.note(HINT)
-    session.show(args.image)
+    session.show(args.shown)
     _loop(session)
     return 0
 

@@ -7,6 +7,7 @@ import json
 import sys
 from typing import Any
 
+from ingot.cli import pictures
 from ingot.cli.answer import Answer, receive
 from ingot.cli.conversation import Conversation
 from ingot.cli.failure import INTERRUPTED, say
@@ -16,8 +17,16 @@ from ingot.cli.terminal import Terminal
 from ingot.cli.thinking import ThinkingView
 
 
-def answer_once(model: Any, name: str, conversation: Conversation, show_thinking: bool | None, as_json: bool) -> int:
-    """Ask once; return the exit code. show_thinking None: if stderr is a terminal and the answer not JSON."""
+def answer_once(
+    model: Any,
+    name: str,
+    conversation: Conversation,
+    show_thinking: bool | None,
+    as_json: bool,
+    drawing: tuple[str, Any] | None = None,
+) -> int:
+    """Ask once; return the exit code. show_thinking None: if stderr is a terminal and the answer not JSON. `drawing`:
+    the file and the picture on which the boxes of the answer are drawn."""
     out, err = Terminal(sys.stdout), Terminal(sys.stderr)
     if conversation.sampling.get("n", 1) > 1:
         return _answer_several(model, name, conversation, out, err)
@@ -29,6 +38,8 @@ def answer_once(model: Any, name: str, conversation: Conversation, show_thinking
     if answer.stopped:
         return INTERRUPTED
     _tell_odd_ends(answer)
+    if drawing:
+        pictures.draw(*drawing, answer.content)
     return 0
 
 

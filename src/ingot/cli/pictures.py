@@ -1,4 +1,4 @@
-"""Pictures on the command line and in the chat: files that go into a user's turn."""
+"""Pictures and videos on the command line and in the chat: files that go into a user's turn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 # Of files that are taken out of a line: what Ingot reads, and what it refuses with a hint how to convert it.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".heic", ".avif", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".heic", ".avif", ".tif", ".tiff", *VIDEOS)
 TEXT_ONLY = "this model reads text only; it was made without a vision tower"
 _SHELL_WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\\.|[^\s'"\\])+""")
 _QUOTED = re.compile(r"""(['"])([^'"]+)\1""")
@@ -21,10 +22,36 @@ _BARE = re.compile(rf"\S+?(?:{_ENDS})(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE)  # 
 _WORD = re.compile(r"\S+")
 
 
-def part(image: Any, max_pixels: int | None = None) -> dict[str, Any]:
-    """The part of a message that shows `image`; a file by its whole name, for a saved talk is opened from anywhere."""
-    shown = str(Path(image).absolute()) if isinstance(image, str) else image
-    return {"type": "image", "image": shown} | ({} if max_pixels is None else {"max_pixels": max_pixels})
+def part(source: Any, kind: str = "image", max_pixels: int | None = None) -> dict[str, Any]:
+    """The part of a message that shows a picture or video; a file by its whole name, for a saved talk is opened from
+    anywhere."""
+    shown = str(Path(source).absolute()) if isinstance(source, str) and not is_address(source) else source
+    return {"type": kind, kind: shown} | ({} if max_pixels is None else {"max_pixels": max_pixels})
+
+
+def kind_of(path: str) -> str:
+    """ "video" or "image", by the name of a file."""
+    return "video" if path.lower().endswith(VIDEOS) else "image"
+
+
+def is_address(path: str) -> bool:
+    """Whether a file is named by an http(s) address."""
+    return path.startswith(("http://", "https://"))
+
+
+def draw(place: str, picture: Any, answer: str) -> None:
+    """Write the picture with the boxes and points of the answer, and say how many there are."""
+    from ingot.cli.failure import say
+    from ingot.grounding import draw as drawn
+    from ingot.grounding import parse
+
+    height, width = picture.shape[:2]
+    found = parse(answer, (width, height))
+    if not found:
+        say(f"warning: the answer holds no boxes and no points; {place} was not written")
+        return
+    drawn(picture, found).save(place)
+    say(f"{len(found)} drawn on {place}")
 
 
 def begins_with_file(line: str) -> bool:
@@ -54,20 +81,27 @@ def file_names(text: str) -> list[str]:
     return [path]
 
 
-def described(model: Any, path: str, max_pixels: int | None = None) -> str:
-    """`photo.jpg: 1080 x 1920 pixels, 2,040 tokens`, before anything is encoded.
+def described(model: Any, kind: str, path: str, max_pixels: int | None = None, pixels: Any = None) -> str:
+    """`photo.jpg: 1080 x 1920 pixels, 2,040 tokens`, before anything is encoded. `pixels`: the picture, where it was
+    decoded.
 
     ValueError for what is no picture, FileNotFoundError with a near miss for what is not there.
     """
-    from ingot.prompt.media import open_image
+    from ingot.prompt.media import glance, open_image
 
     check_sees(model)
-    check_is_there(path)
-    pixels = open_image(path)
+    if not is_address(path):
+        check_is_there(path, kind)
+    if kind == "image" and not hasattr(pixels, "shape"):
+        pixels = open_image(path, model.allow_urls)
     try:
+        if kind == "video":
+            seen = glance(path, model.preprocessor, max_pixels=max_pixels, allow_urls=model.allow_urls)
+            size, length = f"{seen.width} x {seen.height} pixels", f"{seen.seconds:.1f} seconds"
+            return f"{path}: {size}, {length}, of which {seen.frames} frames are seen, {seen.tokens:,} tokens"
         picture = model.preprocessor.image(pixels, max_pixels)
-    except ValueError as error:  # which names no file
-        raise ValueError(f"{path}: {error}") from None
+    except ValueError as error:  # which may name no file
+        raise ValueError(str(error) if str(error).startswith(path) else f"{path}: {error}") from None
     return f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, {picture.tokens:,} tokens"
 
 
@@ -77,13 +111,13 @@ def check_sees(model: Any) -> None:
         raise ValueError(TEXT_ONLY)
 
 
-def check_is_there(path: str) -> None:
+def check_is_there(path: str, kind: str = "image") -> None:
     """FileNotFoundError in one sentence, with a file beside it whose name is nearly the same."""
     file = Path(path)
     if os.path.isfile(path):  # False, where pathlib raises, for what cannot be a name
         return
     if os.path.isdir(path):
-        raise IsADirectoryError(f"{path} is a directory; a picture file is needed")
+        raise IsADirectoryError(f"{path} is a directory; a {'video' if kind == 'video' else 'picture'} file is needed")
     try:
         names = [entry.name for entry in file.parent.iterdir()]
     except OSError:

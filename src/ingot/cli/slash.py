@@ -135,9 +135,16 @@ def _image(session: Session, rest: str) -> None:
     if rest == "none":
         session.images.clear()
     elif rest:
-        session.show(pictures.file_names(rest))
+        session.show([("image", name) for name in pictures.file_names(rest)])
         return
     _tell_images(session, "no picture waits for the next message")
+
+
+def _video(session: Session, rest: str) -> None:
+    """Videos for the next turn."""
+    if not rest:
+        raise ValueError("/video takes a file name, as in /video clip.mp4; /image none leaves it out")
+    session.show([("video", name) for name in pictures.file_names(rest)])
 
 
 def _tell_images(session: Session, nothing: str = "") -> None:
@@ -172,6 +179,7 @@ COMMANDS: dict[str, tuple[Callable[[Session, str], None], str, str]] = {
     "regen": (_regen, "", "answer the last message again"),
     "edit": (_edit, "", "take back the last message and edit it"),
     "image": (_image, "FILE", "show a picture with the next message, as a dropped file is; or none"),
+    "video": (_video, "FILE", "show a video with the next message, as a dropped file is"),
     "save": (_save, "FILE", "write the messages as JSON"),
     "load": (_load, "FILE", "go on with saved messages"),
     "params": (_params, "", "show the sampling parameters that are set"),

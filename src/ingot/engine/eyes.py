@@ -19,11 +19,12 @@ PASS_PATCHES = 8192  # of small frames that go through the tower together (taste
 @dataclass(frozen=True)
 class Visual:
     """A picture or video of a prompt. `rows` are the tokens its features take, `grid` its temporal patches, rows and
-    columns of patches, `patches(t)` the float32 [rows * columns, ...] of one temporal patch, `digest` its content."""
+    columns of patches, `patches(t, begin, end)` the float32 rows begin .. end of those of temporal patch t, `digest`
+    its content."""
 
     rows: np.ndarray
     grid: tuple[int, int, int]
-    patches: Callable[[int], np.ndarray]
+    patches: Callable[[int, int, int], np.ndarray]
     digest: str
 
 
@@ -82,6 +83,20 @@ class Eyes:
         for first in range(0, frames, together):
             some = range(first, min(first + together, frames))
             where = Frames.of([(grid[0], grid[1])] * len(some), vision)
-            patches = np.concatenate([visual.patches(t) for t in some])
-            parts.append(self.ops.host(self._tower(self.ops, patches, where)))
+            parts.append(self.ops.host(self._tower(self.ops, _Patches(visual, some), where)))
         return np.concatenate(parts)
+
+
+class _Patches:
+    """The patches of some frames, made as they are sliced: those of 16 megapixels would take 400 MB."""
+
+    def __init__(self, visual: Visual, frames: range) -> None:
+        self._visual, self._frames, self._each = visual, frames, visual.grid[1] * visual.grid[2]
+        self.shape = (len(frames) * self._each,)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        begin, end, _ = rows.indices(self.shape[0])
+        inside = range(begin // self._each, -(-end // self._each))
+        edges = [(max(begin - i * self._each, 0), min(end - i * self._each, self._each)) for i in inside]
+        parts = [self._visual.patches(self._frames[i], *edge) for i, edge in zip(inside, edges, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -10,7 +10,7 @@ T tokens · S runs · N chunks of B tokens · H value heads, G key or KV heads, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +167,9 @@ class OpSet:
     def scatter_rows(self, x_TD: Tensor, rows_R: Any, values_RD: Any) -> Tensor:
         rows = torch.as_tensor(rows_R, device=self.device).long()
         return x_TD.index_copy(0, rows, torch.as_tensor(values_RD, dtype=x_TD.dtype, device=self.device))
+
+    def concat_rows(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(tuple(parts))
 
     def concat(self, *parts: Tensor) -> Tensor:
         return torch.cat(parts, dim=-1)

@@ -183,6 +183,7 @@ class OpSet:
     conv_tail = staticmethod(reference.conv_tail)
     copy_row = staticmethod(reference.copy_row)
     concat = staticmethod(reference.concat)
+    concat_rows = staticmethod(reference.concat_rows)
     split = staticmethod(reference.split)
     resample_grid = staticmethod(reference.resample_grid)
     scatter_rows = staticmethod(reference.scatter_rows)

@@ -8,7 +8,7 @@ rotary dims · delta net H value heads, G key heads, K key dim, V value dim, C c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -380,6 +380,11 @@ def scatter_rows(x_TD: Array, rows_R: Array, values_RD: Array) -> Array:
 def concat(*parts: Array) -> Array:
     """The parts side by side on the last axis."""
     return np.concatenate(parts, axis=-1)
+
+
+def concat_rows(parts: Sequence[Array]) -> Array:
+    """The parts one below the other."""
+    return np.concatenate(parts)
 
 
 def take(x_TD: Array, rows_R: Array) -> Array:

@@ -27,7 +27,7 @@ _EMPTY_ASSISTANT_FIELDS = {"annotations", "audio", "function_call", "refusal"}
 _MEDIA_FIELDS = {
     "image": {"type", "image", "max_pixels"},
     "image_url": {"type", "image_url"},
-    "video": {"type", "video", "fps", "max_pixels"},
+    "video": {"type", "video", "fps", "max_pixels", "max_frames"},
     "video_url": {"type", "video_url"},
 }
 _LOW_DETAIL = 512 * 512  # pixels of an image_url with detail "low": as OpenAI has it
@@ -44,6 +44,7 @@ class Medium:
     where: str
     max_pixels: int | None = None
     fps: float | None = None
+    max_frames: int | None = None
 
 
 def take_media(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Medium]]:
@@ -173,7 +174,7 @@ def _medium(fields: Mapping[str, Any], kind: str, where: str) -> Medium:
         _wrong(where, source, "a path, a data: URL, bytes or pixels")
     if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < math.inf):
         _wrong(f"{where}.fps", fps, "a positive number of frames a second")
-    return Medium(kind.removesuffix("_url"), source, where, max_pixels, fps)
+    return Medium(kind.removesuffix("_url"), source, where, max_pixels, fps, fields.get("max_frames"))
 
 
 def _reasoning(message: Mapping[str, Any], where: str) -> str | None:

@@ -6,13 +6,18 @@ from ingot.prompt.media.expand import Expanded, expand
 from ingot.prompt.media.image import open_image
 from ingot.prompt.media.picture import Picture, Preprocessor
 from ingot.prompt.media.size import image_size, video_size
+from ingot.prompt.media.source import AllowUrls
+from ingot.prompt.media.video import glance, open_video
 
 __all__ = [
+    "AllowUrls",
     "Expanded",
     "Picture",
     "Preprocessor",
     "expand",
+    "glance",
     "image_size",
     "open_image",
+    "open_video",
     "video_size",
 ]
