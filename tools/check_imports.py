@@ -32,7 +32,8 @@ RULES = {
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
     "~torch",
-    "ingot": "loading language_model",
+    "saving": "language_model store spec numpy ~torch",
+    "ingot": "loading saving language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",

@@ -59,6 +59,8 @@ class LanguageModel:
         self.path, self.engine, self.tokenizer, self.template = path, engine, tokenizer, template
         self.preprocessor = preprocessor  # of pictures; None: this model sees none
         self.cache_file = cache_file  # what loading wrote for the next start
+        self.checkpoint: Any = None  # what `ingot.load` read it from, and the format in which it holds the matrices
+        self.weights = ""
         self.generation_config = dict(generation_config or {})
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
 

@@ -18,16 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ingot.spec import read_config
+from ingot.store.checkpoint import COMPANIONS
 from ingot.store.checksum import Progress, Sum
 from ingot.store.hub import repository
 from ingot.store.listing import HubFile, Listing, explained, listing
 from ingot.store.shards import INDEX, SINGLE, read_index
 
-_SMALL = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-    "special_tokens_map.json", "chat_template.jinja", "chat_template.json", "preprocessor_config.json",
-    "video_preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
 _WITHOUT_TOKENIZER_JSON = ("vocab.json", "merges.txt")  # else they say the same a second time
 _OTHER_WEIGHTS = ("adapter_", "consolidated")  # begin the names of safetensors files that are not the model's
 _SPLIT = re.compile(r"(.*)-\d{5}-of-(\d{5})(\.gguf)")
@@ -109,9 +105,9 @@ def _same_split(a: re.Match[str], b: re.Match[str] | None) -> bool:
 
 
 def _needed(found: Listing) -> list[HubFile]:
-    small = [name for name in _SMALL if found.find(name)]
-    if "tokenizer.json" not in small:
-        small += [name for name in _WITHOUT_TOKENIZER_JSON if found.find(name)]
+    small = [name for name in COMPANIONS if found.find(name)]
+    if "tokenizer.json" in small:
+        small = [name for name in small if name not in _WITHOUT_TOKENIZER_JSON]
     weights = _weights(found)
     if "config.json" not in small:
         raise ValueError(f"model {found.model!r} has no config.json at {found.revision}, which tells its sizes")
