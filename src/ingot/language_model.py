@@ -145,14 +145,16 @@ class LanguageModel:
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Sequence[int] = (),
         stream: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> Any:
         """The next turn of a conversation: a ChatCompletion, or with stream=True a Stream of `Delta`s.
 
-        Messages and tools are OpenAI's. Sampling as in `generate`, by the card's values for the thinking mode. `stop`
+        Messages and tools are OpenAI's; `chat_template_kwargs` are the template's own variables, as preserve_thinking
+        of Qwen3.6's. Sampling as in `generate`, by the card's values for the thinking mode. `stop`
         strings are looked for in the content, not in reasoning or tool calls.
         """
-        prompt = self.encode(messages, tools, thinking)
+        prompt = self.encode(messages, tools, thinking, **chat_template_kwargs or {})
         thinks = opens_thinking(prompt.text)
         stops = StopText(checked_stops(stop))
         request = self._request(

@@ -230,9 +230,7 @@ def test_an_adapted_model_is_to_be_merged_first(made, tmp_path):
     torch = pytest.importorskip("torch")
     model = ingot.load(made, backend="torch")
     model.engine.root.lora_A = torch.nn.Parameter(torch.zeros(2))
-    with pytest.raises(
-        ValueError, match=r"'lora_A', which is not part of its checkpoint\nhint: merge"
-    ):
+    with pytest.raises(ValueError, match=r"'lora_A', which is not part of its checkpoint\nhint: merge"):
         ingot.save(model, tmp_path / "saved")
 
 

@@ -72,7 +72,7 @@ def test_random_weights_are_run_in_the_shape_of_any_config(tmp_path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--config", "7B"], "--config is '7B'; a config.json is needed, or an official size: 0.8b, 2b, 4b, 9b"),
+        (["--config", "7B"], "--config is '7B'; a config.json is needed, or an official size: 0.8b, 2b, 4b, 9b, 27b"),
         (["--config", "2B", "nugget"], "MODEL and --config exclude each other"),
         (["--context", "0"], "--context is 0; this model's context is 1 to 4,096 tokens"),
         (["--config", "9B", "--context", "262145"], "this model's context is 1 to 262,144 tokens"),

@@ -70,7 +70,7 @@ def _about_missing(path: Path) -> FileNotFoundError:
     near = difflib.get_close_matches(above.name, siblings, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(str(above.parent / name) for name in near)}?"
-    elif path.name.lower() in {f"qwen3.5-{size}" for size in SIZES}:
+    elif path.name.lower() in {*(f"qwen3.5-{size}" for size in SIZES), "qwen3.6-27b", "qwen3.8-27b"}:
         hint = f"did you mean the hub id 'Qwen/{path.name}'?"
     elif siblings:
         hint = f"{above.parent} holds {', '.join(siblings[:6])}{', ...' if len(siblings) > 6 else ''}"
