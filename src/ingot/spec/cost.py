@@ -44,8 +44,9 @@ def memory(
     at most `step_tokens` a pass."""
     table = [w for w in weights_table(config).values() if w.component in components]
     tied = config.tie_word_embeddings
-    weights = sum(_packed(w, fmt) for w in table if w.role != "embedding" or tied)
-    mapped = sum(2 * w.size for w in table if w.role == "embedding")
+    tables = [w for w in table if w.role == "embedding" and w.component != "vision"]
+    weights = sum(_packed(w, fmt) for w in table if w not in tables or tied)
+    mapped = sum(2 * w.size for w in tables)
     text = config.text
     linear = sum(kind != FULL for kind in text.layer_types)
     delta = text.linear_num_value_heads * text.linear_key_head_dim * -(-text.linear_value_head_dim // PANEL) * PANEL
@@ -64,8 +65,8 @@ def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
 
 
 def _packed(weight: Weight, fmt: str) -> int:
-    if weight.role in MATRIX_ROLES:
-        return packed_bytes(weight.shape, held_as(weight.role, fmt))
+    if weight.role in MATRIX_ROLES and (weight.role, weight.component) != ("embedding", "vision"):
+        return packed_bytes(weight.matrix_shape, held_as(weight.role, fmt, weight.component))
     return 4 * weight.size
 
 
