@@ -61,6 +61,24 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stay in the checkpoint's file" in shown
 
 
+def test_what_pictures_take_is_told(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ingot.spec import weights_table
+    from tests.store.store_files import config, make_checkpoint
+
+    assert main(["plan", "--config", "0.8B", "--weights", "q4"]) == 0
+    assert "pictures take more: the vision tower 107 (q4) MiB from the first one on" in capsys.readouterr().out
+    path = make_checkpoint(tmp_path / "seeing", config())
+    found = record(capsys, str(path), "--weights", "f32")["plans"][0]["vision"]
+    rows = [w for w in weights_table(parse_config(config())).values() if w.component == "vision"]
+    held = [(-(-w.shape[0] // 16) * 16, w.matrix_shape[1]) if w.role == "matrix" else (w.size, 1) for w in rows]
+    assert found["weights"] == sum(4 * outputs * inputs for outputs, inputs in held)
+    assert found["tokens"] == 48 * 64
+    blind = make_checkpoint(tmp_path / "blind", config(), vision=False)
+    assert record(capsys, str(blind), "--weights", "f32")["plans"][0]["vision"] is None
+    assert main(["plan"]) == 0
+    assert "pictures" not in capsys.readouterr().out
+
+
 def test_random_weights_are_run_in_the_shape_of_any_config(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.api.small_model import write_small_model
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ingot.model import Frames, build
+from ingot.spec import Config, parse_config
+from ingot.spec.cost import eyes
 from tests.model.small import RAW, weights
 from tests.ops import native_cases as cases
 
@@ -26,15 +29,17 @@ GRIDS = [(4, 6), (2, 2), (14, 10), (4, 6)]
 PIXELS = 3 * 2 * 4 * 4
 
 
-def tower(ops: Any, fmt: str) -> Any:
-    from ingot.spec import parse_config
-
+def configuration(**changes: int) -> Config:
     tie = RAW["tie_word_embeddings"]
     text = {key: value for key, value in RAW.items() if key not in ("model_type", "tie_word_embeddings")}
-    config = parse_config(
-        {"model_type": "qwen3_5", "text_config": text, "vision_config": VISION, "tie_word_embeddings": tie}
+    vision = VISION | changes
+    return parse_config(
+        {"model_type": "qwen3_5", "text_config": text, "vision_config": vision, "tie_word_embeddings": tie}
     )
-    return build(config, ops, weights(), fmt, ("vision",)).model.visual
+
+
+def tower(ops: Any, fmt: str, **changes: int) -> Any:
+    return build(configuration(**changes), ops, weights(), fmt, ("vision",)).model.visual
 
 
 def patches(grid: tuple[int, int], seed: int) -> np.ndarray:
@@ -77,3 +82,22 @@ def test_a_frame_sees_itself_alone() -> None:
     first = GRIDS[0][0] * GRIDS[0][1] // 4
     assert cases.same_bits([after[:first], after[first + 1 :]], [before[:first], before[first + 1 :]])
     assert np.isnan(after[first]).all()
+
+
+@pytest.mark.parametrize("intermediate", [52, 210])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+def test_it_takes_the_memory_that_is_planned(fmt: str, intermediate: int) -> None:
+    """Wide in attention, then wide in the MLP: the plan is no less than the pass takes, and no third above it."""
+    ops = native.OpSet(2, own_kv="f32" if fmt == "f32" else "bf16")
+    w, size = tower(ops, fmt, intermediate_size=intermediate), (48, 56)
+    planned = eyes(configuration(intermediate_size=intermediate), fmt, 4 * size[0], 4 * size[1])
+    pixels, frames = patches(size, 1), Frames.of([size], w.config.vision)
+    assert planned is not None
+    assert planned.patches == len(pixels) == 4 * planned.tokens
+    tracemalloc.start()
+    try:
+        w(ops, pixels, frames)
+        taken = tracemalloc.get_traced_memory()[1] + pixels.nbytes
+    finally:
+        tracemalloc.stop()
+    assert taken <= planned.workspace <= 1.33 * taken

@@ -181,7 +181,7 @@ WRONG_TEMPLATES = {
     "drops a turn": ("{%- for message in messages %}", "{%- for message in messages[1:] %}"),
     "loses the newline": ("'<|im_start|>' + message.role + '\\n'", "'<|im_start|>' + message.role"),
     "always thinks": ("enable_thinking is defined and enable_thinking is true", "true"),
-    "writes arguments as Python does": ("args_value | tojson | safe if", "args_value | string if"),
+    "loses arguments": ("{{- args_value }}", "{{- args_name }}"),
     "forgets results": ("{{- '\\n<tool_response>\\n' }}\n        {{- content }}", "{{- '\\n<tool_response>\\n' }}"),
 }
 

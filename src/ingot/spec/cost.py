@@ -57,6 +57,35 @@ def memory(
     return Memory(weights, 4 * linear * (delta + tail), kv_bytes(config, kv, mtp), workspace, mapped)
 
 
+@dataclass(frozen=True)
+class Eyes:
+    """Bytes that seeing takes beside `Memory`: the tower's `weights` from the first picture on, and its `workspace`
+    while it looks at a picture of `patches` patches, which becomes `tokens` tokens."""
+
+    weights: int
+    workspace: int
+    patches: int
+    tokens: int
+
+
+def eyes(config: Config, fmt: str, height: int, width: int) -> Eyes | None:
+    """What a picture of `height` x `width` pixels, seen in full, takes in a model held as `fmt`; None: it has no
+    tower."""
+    vision = config.vision
+    if vision is None:
+        return None
+    side = vision.patch_size * vision.spatial_merge_size
+    tokens = max(1, round(height / side)) * max(1, round(width / side))
+    patches = tokens * vision.spatial_merge_size**2
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    # alive at once: the patches, the stream, its norm and rotations; beside them q|k|v, q and k turned, all three as
+    # attention reads them, and what it gives; or the two sides of gelu
+    hidden = vision.hidden_size
+    floats = pixels + 3 * hidden + max(9 * hidden, hidden + 2 * vision.intermediate_size)
+    table = [w for w in weights_table(config).values() if w.component == "vision"]
+    return Eyes(sum(_packed(w, fmt) for w in table), 4 * patches * floats, patches, tokens)
+
+
 def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
     """Bytes of one token's keys and values in all layers, in the format `kv`."""
     text = config.text
