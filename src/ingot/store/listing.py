@@ -92,13 +92,19 @@ def explained(model: str, revision: str = "main") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(_FULL.format(constants.HF_HUB_CACHE)) from None
-        if isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_NETWORK):
+        if is_cut(error):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConnectionError(
                 f"the connection to {hub} failed: {reason}\n"
                 "hint: check the network; what has come is kept, and the same command goes on"
             ) from error
         raise
+
+
+def is_cut(error: Exception) -> bool:
+    """Whether the network is to blame."""
+    lost = isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith(_NETWORK)
+    return lost or str(error).startswith("Consistency check failed")  # the client's, of a stream that ended early
 
 
 _FULL = "{}: the disk is full\nhint: HF_HUB_CACHE names another place; what has come is kept, the same command goes on"

@@ -21,7 +21,7 @@ from ingot.spec import read_config
 from ingot.store.checkpoint import COMPANIONS
 from ingot.store.checksum import Progress, Sum
 from ingot.store.hub import repository
-from ingot.store.listing import HubFile, Listing, explained, listing
+from ingot.store.listing import HubFile, Listing, explained, is_cut, listing
 from ingot.store.shards import INDEX, SINGLE, read_index
 
 _WITHOUT_TOKENIZER_JSON = ("vocab.json", "merges.txt")  # else they say the same a second time
@@ -243,17 +243,20 @@ def _fetch_large(found: Listing, file: HubFile, digest: str, tell: Callable[[int
 
 
 def _complete(partial: Path, url: str, file: HubFile, tell: Callable[[int], None]) -> None:
-    """Fetch what is not there yet of a large file."""
+    """Fetch what is not there yet of a large file, as long as something comes."""
     from huggingface_hub.file_download import http_get
 
-    begun = partial.stat().st_size if partial.is_file() else 0
-    if begun > file.nbytes:
+    if partial.is_file() and partial.stat().st_size > file.nbytes:
         partial.unlink()
-        begun = 0
-    if begun < file.nbytes:
-        with partial.open("ab") as out:
-            counted: Any = _Counted(out, tell)
-            http_get(url, counted, resume_size=begun, headers=_headers(url), expected_size=file.nbytes)
+    partial.touch()
+    while (begun := partial.stat().st_size) < file.nbytes:
+        try:
+            with partial.open("ab") as out:
+                counted: Any = _Counted(out, tell)
+                http_get(url, counted, resume_size=begun, headers=_headers(url), expected_size=file.nbytes)
+        except Exception as error:
+            if not is_cut(error) or partial.stat().st_size <= begun:
+                raise
 
 
 def _headers(url: str) -> dict[str, str]:
