@@ -139,12 +139,31 @@ def test_an_interrupt_keeps_what_has_come(hub):
         if done > 60_000:
             raise KeyboardInterrupt
 
-    hub.files["model.safetensors"] = hub.files["model.safetensors"]
     with pytest.raises(KeyboardInterrupt):
         pull(plan_pull(ID), interrupt)
     assert not (plan_pull(ID).snapshot / "model.safetensors").exists()
     pull(plan_pull(ID))
     assert resolve(ID)
+
+
+def test_ctrl_c_says_that_it_goes_on(hub, monkeypatch, capsys):
+    def interrupt(self, done, total):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ingot.cli.progress.Progress.at_bytes", interrupt)
+    assert main(["pull", ID]) == 130
+    assert "stopped; what has come is kept, and the same command goes on" in capsys.readouterr().err
+
+
+def test_a_stream_that_ends_early_is_the_networks_fault(hub, monkeypatch):
+    def short(url, file, **options):
+        raise OSError("Consistency check failed: file should be of size 5 but has size 3.\nPlease retry")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", short)
+    with pytest.raises(
+        ConnectionError, match=r"failed: Consistency check failed: .* size 3\.\nhint: check the network"
+    ):
+        pull(plan_pull(ID))
 
 
 def test_until_it_is_whole_the_cache_does_not_have_it(hub, monkeypatch):

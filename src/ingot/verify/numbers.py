@@ -97,7 +97,8 @@ def divergence(subject: Subject, fmt: str) -> Found:
         raise SkippedError("needs the logits of the stored weights")
     text, data = logits(subject, fmt)
     model = subject.model(fmt)
-    prompts = subject.prompts(model) | subject.seen(model)
+    prompts = subject.prompts(model)
+    prompts |= subject.seen(model) if set(subject.rows) - set(prompts) else {}
     kl, same = [], []
     for name, base in subject.rows.items():
         rows = subject.vocabulary(model.logits(prompts[name]))[-KEPT_ROWS:]

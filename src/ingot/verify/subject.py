@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +94,8 @@ class Subject:
         made = {"ids": fixed_ids(model.engine.vocabulary)}
         if model.tokenizer is not None:
             made |= {name: np.asarray(model.encode(text).ids[:TOKENS], np.int32) for name, text in TEXTS.items()}
-            made["conversation"] = np.asarray(model.encode(CONVERSATION, thinking=False).ids, np.int32)
+            with suppress(ValueError):  # a template that fails has a check of its own
+                made["conversation"] = np.asarray(model.encode(CONVERSATION, thinking=False).ids, np.int32)
         return {name: Prompt(ids, np.tile(np.arange(len(ids), dtype=np.int32), (3, 1))) for name, ids in made.items()}
 
     def seen(self, model: LanguageModel) -> dict[str, Prompt]:
