@@ -160,9 +160,7 @@ def test_a_stream_that_ends_early_is_the_networks_fault(hub, monkeypatch):
         raise OSError("Consistency check failed: file should be of size 5 but has size 3.\nPlease retry")
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", short)
-    with pytest.raises(
-        ConnectionError, match=r"Consistency check failed: .* size 3\.\nhint: check the network"
-    ):
+    with pytest.raises(ConnectionError, match=r"Consistency check failed: .* size 3\.\nhint: check the network"):
         pull(plan_pull(ID))
 
 

@@ -15,8 +15,10 @@ from ingot.verify.subject import Subject
 
 KEPT_ROWS = 16  # of each prompt's last logits: 95 MB of the official vocabulary in all
 DECODED = 24  # tokens of a prompt that are fed one by one
-# Nats and share beyond which a format does not round but break: 100 times what good weights show (taste).
-LIMITS = {"bf16": (0.05, 0.5), "q8": (0.1, 0.5), "q4": (2.0, 0.1)}
+# Nats of mean KL beyond which a format does not round but break. Random weights of the 0.8B shape, which have no
+# structure to be robust with, show 0.04 and 0.6 (`ingot verify` on `write_random_checkpoint`). How often both choose
+# alike has no limit: random weights' logits are near-ties.
+LIMITS = {"q8": 0.2, "q4": 3.0}
 SPEED_TOKENS, SPEED_STEPS = 128, 8
 
 
@@ -54,23 +56,19 @@ def identities(subject: Subject) -> Found:
     from ingot.ops.native import OpSet, available_isas
 
     model = subject.model()
-    prompts = list(subject.prompts(model).items())
-    whole = {name: model.logits(prompt) for name, prompt in prompts}
-    shown = []
-    for name, prompt in prompts:
-        _same(name, "in pieces of 7 tokens", model.logits(prompt, chunk=7), whole[name])
-        short = _short(prompt)
-        _same(name, "token by token", model.logits(short, chunk=1), whole[name][: len(short.ids)])
-    shown += ["decode == prefill", "cut otherwise"]
+    prompts = subject.prompts(model)
+    for name, prompt in prompts.items():
+        whole, short = model.logits(prompt), _short(prompt)
+        _same(name, "in pieces of 7 tokens", model.logits(prompt, chunk=7), whole)
+        _same(name, "token by token", model.logits(short, chunk=1), whole[: len(short.ids)])
+    shown, whole = ["decode == prefill", "cut otherwise"], model.logits(prompts["ids"])
     for threads in (1, 2):
         other = _with(model, OpSet(threads=threads))
-        _same("ids", f"on {threads} threads", other.logits(prompts[0][1].ids), whole["ids"])
+        _same("ids", f"on {threads} threads", other.logits(prompts["ids"].ids), whole)
     shown.append("1 == 2 threads")
-    isas = available_isas()
+    isas, short = available_isas(), _short(prompts["ids"])
     for isa in [] if subject.quick else isas[1:]:
-        short = _short(prompts[0][1])
-        other = _with(model, OpSet(isa=isa))
-        _same("ids", f"by {isa}", other.logits(short.ids), whole["ids"][: len(short.ids)])
+        _same("ids", f"by {isa}", _with(model, OpSet(isa=isa)).logits(short.ids), whole[: len(short.ids)])
         shown.append(f"{isa} == {isas[0]}")
     return ", ".join(shown), {"isa": isas[0], "held": shown}
 
@@ -107,8 +105,7 @@ def divergence(subject: Subject, fmt: str) -> Found:
     data |= {"mean_kl": float(np.mean(kl)), "max_kl": float(np.max(kl)), "agreement": float(np.mean(same))}
     data["rows"] = len(kl)
     text = f"{text}; KL {np.mean(kl):.2g} nats, chooses alike {np.mean(same):.1%} of {len(kl)}"
-    most, least = LIMITS.get(fmt, (np.inf, 0.0))
-    if data["mean_kl"] > most or data["agreement"] < least:
+    if data["mean_kl"] > LIMITS[fmt]:
         raise FailedError(f"{text}: not rounding, but another model", data)
     return text, data
 

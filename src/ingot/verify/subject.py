@@ -20,10 +20,11 @@ from ingot.prompt import ChatTemplate, Tokenizer
 from ingot.spec.cost import memory
 from ingot.store import Checkpoint, open_checkpoint
 from ingot.verify.check import SkippedError
-from ingot.verify.samples import CONVERSATION, PICTURES, TEXTS, TOKENS, about, fixed_ids, picture
+from ingot.verify.samples import CONVERSATION, IDS, PICTURES, TEXTS, TOKENS, about, fixed_ids, picture
 
 T = TypeVar("T")
 CONTEXT = 512  # tokens for which memory is planned: more than any fixed prompt
+LOGITS = 6  # of the longest prompt that are in memory at once: compared, kept, copied
 
 
 class Subject:
@@ -84,7 +85,8 @@ class Subject:
         if find_spec("ingot._native") is None:
             raise SkippedError("the native kernels are not built here")
         components = ("text", "vision") if self.checkpoint.has_vision else ("text",)
-        needed = memory(self.checkpoint.config, fmt, STEP_TOKENS, components).total(CONTEXT)
+        logits = 4 * IDS * self.checkpoint.config.text.vocab_size
+        needed = memory(self.checkpoint.config, fmt, STEP_TOKENS, components).total(CONTEXT) + LOGITS * logits
         free = available()
         if free is not None and needed > free:
             raise SkippedError(f"as {fmt} it needs {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
