@@ -61,10 +61,13 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stay in the checkpoint's file" in shown
 
 
-def test_what_pictures_take_is_told(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_pictures_take_is_told(
+    tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ingot.spec import weights_table
     from tests.store.store_files import config, make_checkpoint
 
+    monkeypatch.setattr(plan, "_native", lambda args: None)  # speeds are for other tests
     assert main(["plan", "--config", "0.8B", "--weights", "q4"]) == 0
     assert "pictures take more: the vision tower 107 (q4) MiB from the first one on" in capsys.readouterr().out
     path = make_checkpoint(tmp_path / "seeing", config())

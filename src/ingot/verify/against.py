@@ -26,7 +26,7 @@ def check_installed() -> None:
     if missing:
         raise ValueError(
             f"--against is 'transformers', but {' and '.join(missing)} cannot be imported here\n"
-            "hint: pip install torch transformers"
+            "hint: pip install 'ingot-lm[verify]'"
         )
 
 
