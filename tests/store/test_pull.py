@@ -335,6 +335,18 @@ def test_offline_it_says_what_is_here(hub, capsys, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(["pull", ID, "--check"]) == 0
     assert capsys.readouterr().out == f"{path}\n"
+    assert main(["pull", ID, "--file", "other.gguf"]) == 2
+    assert f"other.gguf of {ID} is not in the cache" in capsys.readouterr().err
+    (path / "model.safetensors").unlink()
+    assert main(["pull", ID]) == 2
+    assert f"model '{ID}' at main, all of it, is not in the cache" in capsys.readouterr().err
+
+
+def test_a_small_file_damaged_on_the_disk_is_fetched_again(hub):
+    path = pull(plan_pull(ID))
+    (path / "config.json").resolve().write_text("{")
+    assert pull(plan_pull(ID)) == path
+    assert (path / "config.json").read_bytes() == hub.files["config.json"]
 
 
 def test_in_a_process_of_its_own(hub, tmp_path):

@@ -106,12 +106,13 @@ def _discard_damaged(plan: Plan, err: Terminal) -> bool:
 def _offline(args: argparse.Namespace, err: Terminal) -> int:
     """Without a network: what is here, and with --check whether it is right."""
     from ingot.store.checksum import damaged
-    from ingot.store.hub import cached_snapshot
+    from ingot.store.hub import cached_snapshot, is_complete
 
     snapshot = cached_snapshot(args.model, args.revision)
     missing = [name for name in args.file if snapshot is None or not (snapshot / name).is_file()]
-    if snapshot is None or missing:
-        what = f"{missing[0]} of {args.model}" if snapshot else f"model {args.model!r} at {args.revision}"
+    if snapshot is None or missing or not (args.file or is_complete(snapshot)):
+        what = f"{missing[0]} of {args.model}" if snapshot and missing else f"model {args.model!r} at {args.revision}"
+        what += ", all of it," if snapshot and not missing else ""
         raise FileNotFoundError(
             f"{what} is not in the cache, and HF_HUB_OFFLINE forbids a download\nhint: HF_HUB_OFFLINE=0 for one go"
         )

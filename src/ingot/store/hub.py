@@ -84,7 +84,7 @@ def _about_missing(path: Path) -> FileNotFoundError:
 def _cached(model: str) -> Path | None:
     """The newest snapshot in the cache, if the files that every checkpoint needs are in it."""
     snapshot = cached_snapshot(model)
-    return snapshot if snapshot is not None and _is_complete(snapshot) else None
+    return snapshot if snapshot is not None and is_complete(snapshot) else None
 
 
 def cached_snapshot(model: str, revision: str = "main") -> Path | None:
@@ -108,7 +108,7 @@ def repository(model: str) -> Path:
     return Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=model, repo_type="model")
 
 
-def _is_complete(snapshot: Path) -> bool:
+def is_complete(snapshot: Path) -> bool:
     """Whether the configuration and all the weights are there: an interrupted download leaves a snapshot too."""
     if not (snapshot / "config.json").is_file():
         return False

@@ -193,15 +193,17 @@ def _silent(silent: bool) -> Iterator[None]:
 
 
 def _fetch_small(found: Listing, name: str) -> Path:
+    """The file, by the client; one that is damaged in the cache is fetched again."""
     from huggingface_hub import hf_hub_download
 
-    with explained(found.model, found.revision), _silent(True):
-        path = Path(hf_hub_download(found.model, name, revision=found.commit))
     file = found.find(name)
-    if file is not None and not file.is_right(path):
+    for _ in range(2):
+        with explained(found.model, found.revision), _silent(True):
+            path = Path(hf_hub_download(found.model, name, revision=found.commit))
+        if file is None or file.is_right(path):
+            return path
         remove(path)
-        raise _damaged(name)
-    return path
+    raise _damaged(name)
 
 
 def _fetch(found: Listing, file: HubFile, tell: Callable[[int], None]) -> None:
