@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "ingot"
 
 # room -> what it may import beside the standard library and itself: rooms, then outside packages. "~" allows an outside
 # package inside functions only, so that importing the room stays cheap. The most specific room counts: `ops.autograd`
-# is not `ops`. transformers is in no row, and torch in no row that a user without torch meets.
+# is not `ops`. transformers is in `verify` alone, and torch in no row that a user without torch meets unasked.
 RULES = {
     "spec": "",
     "memory": "",
@@ -37,12 +37,14 @@ RULES = {
     "cached": "model prompt quant store spec numpy tokenizers",
     "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
     "~torch",
-    "ingot": "loading language_model",
+    "saving": "language_model store spec numpy ~torch",
+    "ingot": "loading saving language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
+    "verify": "ingot language_model answer engine ops.native prompt store spec speed memory numpy ~torch ~transformers",
     "cli": "ingot loading language_model answer options engine model ops ops.native prompt store spec speed memory "
-    "grounding pixels eval train ~numpy ~prompt_toolkit ~huggingface_hub",
+    "grounding pixels eval train verify ~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ingot.language_model import LanguageModel
     from ingot.loading import load
+    from ingot.saving import save
 
 __version__ = "0.1.0"
-__all__ = ["LanguageModel", "__version__", "load"]
+__all__ = ["LanguageModel", "__version__", "load", "save"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from ingot.loading import load
 
         return load
+    if name == "save":
+        from ingot.saving import save
+
+        return save
     if name == "LanguageModel":
         from ingot.language_model import LanguageModel
 

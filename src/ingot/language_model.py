@@ -52,6 +52,8 @@ class LanguageModel:
         self.preprocessor = preprocessor  # of pictures; None: this model sees none
         self.allow_urls = allow_urls  # of pictures and videos
         self.cache_file = cache_file  # what loading wrote for the next start
+        self.checkpoint: Any = None  # what `ingot.load` read it from, and the format in which it holds the matrices
+        self.weights = ""
         self.generation_config = dict(generation_config or {})
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
 
@@ -172,14 +174,16 @@ class LanguageModel:
         stream: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> Any:
         """The next turn of a conversation: a ChatCompletion, or with stream=True a Stream of `Delta`s.
 
-        Messages and tools are OpenAI's; a list of conversations gives the list of their turns. The parameters are those
-        of `generate`, by the card's values for the thinking mode; max_tokens is 32,768. A `preset` that the card has
-        for one mode only decides about thinking where `thinking` is None. `stop` strings are looked for in the content,
-        not in reasoning or tool calls.
+        Messages and tools are OpenAI's; a list of conversations gives the list of their turns. `chat_template_kwargs`
+        are the template's own variables, as preserve_thinking of Qwen3.6's. The parameters are those of `generate`, by
+        the card's values for the thinking mode; max_tokens is 32,768. A `preset` that the card has for one mode only
+        decides about thinking where `thinking` is None. `stop` strings are looked for in the content, not in reasoning
+        or tool calls.
         """
         options = Options(
             max_tokens=CHAT_TOKENS if max_tokens is None else max_tokens,
@@ -200,7 +204,7 @@ class LanguageModel:
         jobs = []
         for where, one in each("messages", messages, several):
             with named(where):
-                prompt = self.encode(one, tools, thinking)
+                prompt = self.encode(one, tools, thinking, **chat_template_kwargs or {})
                 thinks = opens_thinking(prompt.text)
                 receiver = partial(self._turn, thinks, list(tools) if tools else None)
                 jobs.append(Job(where, self._request(prompt, options, thinks), receiver))

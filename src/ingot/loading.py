@@ -98,7 +98,9 @@ def load(
     engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if vision else None)
     defaults = _json(path / "generation_config.json")
     eos_ids = _eos_ids(path, defaults)
-    return LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls)
+    made = LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls)
+    made.checkpoint, made.weights = checkpoint, fmt
+    return made
 
 
 def _calibration(

@@ -72,6 +72,27 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "stay in the checkpoint's file" in shown
 
 
+def test_what_pictures_take_is_told(
+    tmp_path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ingot.spec import weights_table
+    from tests.store.store_files import config, make_checkpoint
+
+    monkeypatch.setattr(plan, "_native", lambda args: None)  # speeds are for other tests
+    assert main(["plan", "--config", "0.8B", "--weights", "q4"]) == 0
+    assert "pictures take more: the vision tower 107 (q4) MiB from the first one on" in capsys.readouterr().out
+    path = make_checkpoint(tmp_path / "seeing", config())
+    found = record(capsys, str(path), "--weights", "f32")["plans"][0]["vision"]
+    rows = [w for w in weights_table(parse_config(config())).values() if w.component == "vision"]
+    held = [(-(-w.shape[0] // 16) * 16, w.matrix_shape[1]) if w.role == "matrix" else (w.size, 1) for w in rows]
+    assert found["weights"] == sum(4 * outputs * inputs for outputs, inputs in held)
+    assert found["tokens"] == 48 * 64
+    blind = make_checkpoint(tmp_path / "blind", config(), vision=False)
+    assert record(capsys, str(blind), "--weights", "f32")["plans"][0]["vision"] is None
+    assert main(["plan"]) == 0
+    assert "pictures" not in capsys.readouterr().out
+
+
 def test_random_weights_are_run_in_the_shape_of_any_config(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     from tests.api.small_model import write_small_model
 
@@ -83,7 +104,7 @@ def test_random_weights_are_run_in_the_shape_of_any_config(tmp_path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--config", "7B"], "--config is '7B'; a config.json is needed, or an official size: 0.8b, 2b, 4b, 9b"),
+        (["--config", "7B"], "--config is '7B'; a config.json is needed, or an official size: 0.8b, 2b, 4b, 9b, 27b"),
         (["--config", "2B", "nugget"], "MODEL and --config exclude each other"),
         (["--context", "0"], "--context is 0; this model's context is 1 to 4,096 tokens"),
         (["--config", "9B", "--context", "262145"], "this model's context is 1 to 262,144 tokens"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from ingot.engine.eyes import Eyes, Visual
 from ingot.model import Frames, build, vision
 from ingot.prompt.media import Preprocessor
+from ingot.spec import Config, parse_config
+from ingot.spec.cost import eyes
 from tests.model.small import RAW, weights
 from tests.ops import native_cases as cases
 
@@ -28,15 +31,17 @@ GRIDS = [(4, 6), (2, 2), (14, 10), (4, 6)]
 PIXELS = 3 * 2 * 4 * 4
 
 
-def tower(ops: Any, fmt: str) -> Any:
-    from ingot.spec import parse_config
-
+def configuration(**changes: int) -> Config:
     tie = RAW["tie_word_embeddings"]
     text = {key: value for key, value in RAW.items() if key not in ("model_type", "tie_word_embeddings")}
-    config = parse_config(
-        {"model_type": "qwen3_5", "text_config": text, "vision_config": VISION, "tie_word_embeddings": tie}
+    vision = VISION | changes
+    return parse_config(
+        {"model_type": "qwen3_5", "text_config": text, "vision_config": vision, "tie_word_embeddings": tie}
     )
-    return build(config, ops, weights(), fmt, ("vision",)).model.visual
+
+
+def tower(ops: Any, fmt: str, **changes: int) -> Any:
+    return build(configuration(**changes), ops, weights(), fmt, ("vision",)).model.visual
 
 
 def patches(grid: tuple[int, int], seed: int) -> np.ndarray:
@@ -87,7 +92,7 @@ def test_slices_of_rows_change_no_bit(fmt: str, monkeypatch: pytest.MonkeyPatch)
     w, pixels = tower(ops, fmt), [patches(grid, seed) for seed, grid in enumerate(GRIDS)]
     at_once = features(ops, w, GRIDS, pixels)
     for rows in (4, 23, 140):
-        monkeypatch.setattr(vision, "ROWS", rows)
+        monkeypatch.setattr(vision, "TOWER_ROWS", rows)
         assert cases.same_bits([features(ops, w, GRIDS, pixels)], [at_once]), rows
 
 
@@ -101,7 +106,26 @@ def test_patches_are_made_as_they_are_sliced(monkeypatch: pytest.MonkeyPatch) ->
     whole = [film.patches(t) for t in range(3)]
     assert cases.same_bits([film.patches(1, 13, 37)], [whole[1][13:37]])
     want = features(ops, w, [(6, 10)] * 3, whole)
-    monkeypatch.setattr(vision, "ROWS", 50)
+    monkeypatch.setattr(vision, "TOWER_ROWS", 50)
     eyes = Eyes(ops, w.config, lambda: w)
     got = eyes.features(Visual(np.arange(film.tokens), film.grid, film.patches, "a"))
     assert cases.same_bits([got], [want])
+
+
+@pytest.mark.parametrize("intermediate", [52, 210])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+def test_it_takes_the_memory_that_is_planned(fmt: str, intermediate: int) -> None:
+    """Wide in attention, then wide in the MLP: the plan is no less than the pass takes, and no third above it."""
+    ops = native.OpSet(2, own_kv="f32" if fmt == "f32" else "bf16")
+    w, size = tower(ops, fmt, intermediate_size=intermediate), (48, 56)
+    planned = eyes(configuration(intermediate_size=intermediate), fmt, 4 * size[0], 4 * size[1])
+    pixels, frames = patches(size, 1), Frames.of([size], w.config.vision)
+    assert planned is not None
+    assert planned.patches == len(pixels) == 4 * planned.tokens
+    tracemalloc.start()
+    try:
+        w(ops, pixels, frames)
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken <= planned.workspace <= 1.33 * taken

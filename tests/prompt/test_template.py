@@ -49,15 +49,18 @@ def test_prompts_equal_transformers(
         assert render(messages, tools, template, add_generation_prompt=generate, thinking=thinking) == expected
 
 
-def test_other_variables_reach_the_template(transformers_tokenizer: Any) -> None:
-    messages = next(c for c in CONVERSATIONS if c["name"] == "history reasoning in a field")["messages"]
-    source = TEMPLATES["Qwen3.6"]
+@pytest.mark.parametrize("preserve", [True, False])
+@pytest.mark.parametrize("conversation", CONVERSATIONS, ids=NAMES)
+def test_reasoning_is_preserved_as_in_transformers(
+    conversation: dict[str, Any], preserve: bool, transformers_tokenizer: Any
+) -> None:
+    messages, tools, source = conversation["messages"], conversation.get("tools"), TEMPLATES["Qwen3.6"]
     expected = transformers_tokenizer.apply_chat_template(
-        messages, chat_template=source, tokenize=False, add_generation_prompt=True, preserve_thinking=True
+        messages, tools=tools, chat_template=source, tokenize=False, preserve_thinking=preserve
     )
-    ours = render(messages, template=source, preserve_thinking=True)
-    assert ours == expected
-    assert ours != render(messages, template=source)
+    assert render(messages, tools, source, False, preserve_thinking=preserve) == expected
+    if conversation["name"] == "history reasoning in a field":
+        assert (render(messages, tools, source, False) == expected) is not preserve
 
 
 def test_whitespace_around_blocks_is_treated_as_in_transformers(transformers_tokenizer: Any) -> None:

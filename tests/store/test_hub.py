@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 
-from ingot.store import hub, open_checkpoint, resolve
+from ingot.store import open_checkpoint, resolve
 from tests.store.store_files import make_checkpoint, shard
 
 ID = "acme/tiny-model"
@@ -66,22 +65,13 @@ def test_an_unfinished_snapshot_is_not_taken(cache):
         resolve(ID)
 
 
-def test_an_unfinished_snapshot_is_completed(cache, monkeypatch):
+def test_a_snapshot_without_what_nobody_needs_is_whole(cache):
+    """The hub's client keeps a list of a repository's files, and takes a snapshot without its README for a part."""
     snapshot = put_in_cache(cache)
-    (snapshot / "config.json").unlink()
-    calls = []
-    original = huggingface_hub.snapshot_download
-
-    def download(repo_id, **options):
-        if options.get("local_files_only"):
-            return original(repo_id, **options)
-        calls.append((repo_id, options))
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    assert resolve(ID) == snapshot
-    assert calls == [(ID, {"allow_patterns": list(hub.NEEDED)})]
+    trees = snapshot.parents[1] / "trees"
+    trees.mkdir()
+    (trees / f"{snapshot.name}.json").write_text(json.dumps({"README.md": {"size": 3, "blob_id": "b" * 40}}))
+    assert resolve(ID).samefile(snapshot)
 
 
 def test_offline_is_one_sentence_with_what_was_tried(cache):
@@ -89,34 +79,20 @@ def test_offline_is_one_sentence_with_what_was_tried(cache):
         resolve(ID)
     assert str(caught.value) == (
         f"model 'acme/tiny-model' is not in the cache {cache}, and HF_HUB_OFFLINE forbids a download\n"
-        "hint: on a machine with a network run `hf download acme/tiny-model` and copy the directory here"
+        "hint: on a machine with a network run `ingot pull acme/tiny-model` and copy the directory that it prints here"
     )
 
 
-def test_a_download_that_fails_says_why_in_one_line(cache, monkeypatch):
-    def download(repo_id, **options):
-        if options.get("local_files_only"):
-            raise huggingface_hub.errors.LocalEntryNotFoundError("no")
-        raise RuntimeError("401 Client Error\nmuch more")
+def test_a_download_that_fails_says_why_and_how_to_go_on(cache, monkeypatch):
+    def plan_pull(model):
+        raise OSError("the disk is full")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr("ingot.store.pull.plan_pull", plan_pull)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(FileNotFoundError) as caught:
         resolve(ID)
-    assert "and downloading it failed: 401 Client Error\nhint: check the name and the network" in str(caught.value)
-    assert isinstance(caught.value.__cause__, RuntimeError)
-
-
-def test_everything_that_a_checkpoint_needs_is_downloaded():
-    from fnmatch import fnmatch
-
-    official = [
-        "config.json", "model.safetensors", "model.safetensors-00001-of-00004.safetensors", "merges.txt", "vocab.json",
-        "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-        "chat_template.jinja", "preprocessor_config.json", "video_preprocessor_config.json", "generation_config.json",
-    ]  # fmt: skip
-    assert all(any(fnmatch(name, pattern) for pattern in hub.NEEDED) for name in official)
-    assert not any(fnmatch("README.md", pattern) or fnmatch("original.pth", pattern) for pattern in hub.NEEDED)
+    sentence = "and downloading it failed: the disk is full\nhint: `ingot pull acme/tiny-model` tries again"
+    assert sentence in str(caught.value)
 
 
 def tree(*names: str) -> None:

@@ -14,6 +14,8 @@ COMMANDS = {
     "doctor": "check this installation and say what runs how",
     "eval": "measure a model on a task",
     "plan": "say what a model takes, whether it fits, how fast it can be",
+    "pull": "download a model from the Hugging Face hub",
+    "verify": "check a checkpoint, and what this machine computes of it",
 }
 
 FIRST_STEPS = """\

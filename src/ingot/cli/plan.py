@@ -16,11 +16,12 @@ from ingot.cli.target import Target
 from ingot.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from ingot.spec.cost import Memory
+    from ingot.spec.cost import Eyes, Memory
 
 MIB = 2**20
 CONTEXT = 8192  # what is planned for unless said: a long conversation
 PROMPT = 512  # tokens of the prefill whose speed is told
+PICTURE = (768, 1024)  # height and width of the picture whose memory is told
 EPILOG = """\
 weights, state (of one sequence), keys and values at the context, and workspace are what the process will hold; a
 quantised model also maps its embedding from the checkpoint, of which only the rows in use are in memory.
@@ -44,6 +45,7 @@ class Plan:
     context: int
     available: int | None
     longest: int
+    eyes: Eyes | None = None
     decode_roof: float | None = None
     prefill_roof: float | None = None
     decode: float | None = None
@@ -92,13 +94,13 @@ def run(args: argparse.Namespace) -> int:
 def _plan(what: Target, fmt: str, args: argparse.Namespace, context: int) -> Plan:
     from ingot.engine import STEP_TOKENS
     from ingot.memory import available
-    from ingot.spec.cost import memory
+    from ingot.spec.cost import eyes, memory
 
     kv = args.kv or ("f32" if fmt == "f32" else "bf16")
     cost, free = memory(what.config, fmt, STEP_TOKENS, kv=kv), available()
     most = what.config.text.context
     longest = most if free is None else max(0, min(most, (free - cost.total(0)) // cost.kv_token))
-    plan = Plan(fmt, kv, cost, context, free, longest)
+    plan = Plan(fmt, kv, cost, context, free, longest, eyes(what.config, fmt, *PICTURE) if what.sees else None)
     ops = _native(args)
     return plan if ops is None else _bounded(what, plan, ops)
 
@@ -162,8 +164,19 @@ def _show(terminal: Terminal, what: Target, plans: list[Plan], as_json: bool) ->
     mapped = max(plan.memory.mapped for plan in plans)
     if mapped and any(plan.weights in ("q4", "q8") for plan in plans):
         terminal.write(f"the embedding's rows ({mapped / MIB:,.0f} MiB) stay in the checkpoint's file\n")
+    if seeing := [plan.eyes for plan in plans if plan.eyes]:
+        _show_eyes(terminal, plans, seeing[0])
     if what.path is None and plans[0].decode:
         terminal.write("random weights: speed only\n")
+
+
+def _show_eyes(terminal: Terminal, plans: list[Plan], one: Eyes) -> None:
+    towers = ", ".join(f"{plan.eyes.weights / MIB:,.0f} ({plan.weights})" for plan in plans if plan.eyes)
+    height, width = PICTURE
+    terminal.write(f"pictures take more: the vision tower {towers} MiB from the first one on, and ")
+    terminal.write(
+        f"{one.workspace / MIB:,.0f} MiB while it looks at {width} x {height} pixels ({one.tokens} tokens)\n"
+    )
 
 
 def _row(plan: Plan) -> tuple[str, ...]:
@@ -194,6 +207,7 @@ def _record(plan: Plan) -> dict[str, Any]:
             "total": plan.total,
             "mapped": cost.mapped,
         },
+        "vision": dataclasses.asdict(plan.eyes) if plan.eyes else None,
         "fits": plan.fits,
         "longest": plan.longest,
         "tokens_s": {

@@ -23,19 +23,20 @@ KV = ("q8", "bf16", "f32")
 @dataclass(frozen=True)
 class Target:
     """A configuration, and the directory with its weights (None: only random ones can be run). `stored` is the format
-    that holds the weights as stored."""
+    that holds the weights as stored; `sees` whether a vision tower is there."""
 
     name: str
     raw: dict[str, Any]
     config: Config
     path: Path | None
     stored: str
+    sees: bool
 
 
 def add_target(parser: Any) -> None:
     """MODEL, --config, --weights, --kv and --threads."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a directory or hub id (default: the nugget)")
-    parser.add_argument("--config", metavar="FILE", help="a config.json, or an official size: 0.8B, 2B, 4B, 9B")
+    parser.add_argument("--config", metavar="FILE", help="a config.json, or an official size: 0.8B, 2B, 4B, 9B, 27B")
     parser.add_argument("--weights", choices=WEIGHTS, help="default: as stored; bf16 for --config")
     parser.add_argument("--kv", choices=KV, help="format of keys and values (default: f32 for f32 weights, else bf16)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
@@ -65,26 +66,35 @@ def _model(name: str | None) -> Target:
 
     path = nugget_path() if chat.is_nugget(name) else resolve(str(name))
     checkpoint = open_checkpoint(path)
-    return Target(name or "nugget", {}, checkpoint.config, path, STORED_FORMATS[checkpoint.dtype])
+    return Target(
+        name or "nugget", {}, checkpoint.config, path, STORED_FORMATS[checkpoint.dtype], checkpoint.has_vision
+    )
 
 
 def _of_config(name: str) -> Target:
-    from ingot.spec import official, parse_config
+    from ingot.spec import official
     from ingot.spec.config import CONFIG_BYTES, SIZES
     from ingot.spec.text_file import read_json_object
 
     if name.lower() in SIZES:
         raw = official(name)
-        return Target(name, raw, parse_config(raw), None, "bf16")
+        return _without_weights(name, raw)
     path = Path(name)
     if not path.exists():
         raise UsageError(f"--config is {name!r}; a config.json is needed, or an official size: {', '.join(SIZES)}")
     path = path / "config.json" if path.is_dir() else path
     raw = read_json_object(path, CONFIG_BYTES)
     try:
-        return Target(name, raw, parse_config(raw), None, "bf16")
+        return _without_weights(name, raw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def _without_weights(name: str, raw: dict[str, Any]) -> Target:
+    from ingot.spec import parse_config
+
+    config = parse_config(raw)
+    return Target(name, raw, config, None, "bf16", config.vision is not None)
 
 
 @contextmanager

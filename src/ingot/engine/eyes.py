@@ -37,6 +37,11 @@ class Eyes:
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._bytes = 0
 
+    @property
+    def tower(self) -> Any:
+        """The vision tower's node; None until it has seen a picture."""
+        return self._tower
+
     def features(self, visual: Visual) -> np.ndarray:
         """float32 [M, D]: a function of the picture alone, whoever is beside it."""
         found = self._kept.get(visual.digest)

@@ -14,12 +14,10 @@ import numpy as np
 from ingot.model.attention import inverse_powers
 from ingot.ops import Segments
 from ingot.spec import VisionConfig
+from ingot.spec.cost import TOWER_ROWS
 
 EPS = 1e-6  # of the tower's norms
 ROPE_THETA = 10_000.0
-# Patches that go together through what each passes alone: the widest of its arrays is then 50 MB on the 0.8B tower,
-# where 65,536 patches at once (16 megapixels) would take 800, and matrices are as fast.
-ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def merger(ops: Any, w: Any, x_ND: Any) -> Any:
 def by_rows(ops: Any, part: Callable[..., tuple[Any, ...]], *arrays: Any, whole: int = 1) -> tuple[Any, ...]:
     """The results of `part`, which sees every row (or `whole` rows) alone, over slices of rows: less memory, and on the
     native op set the same bits."""
-    rows = ROWS // whole * whole
+    rows = TOWER_ROWS // whole * whole
     slices = [part(*(array[at : at + rows] for array in arrays)) for at in range(0, arrays[0].shape[0], rows)]
     if len(slices) == 1:
         return slices[0]

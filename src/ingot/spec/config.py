@@ -48,7 +48,7 @@ NO_EFFECT = frozenset(
 YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
         "mscale_all_dim", "truncate")  # fmt: skip
 MAX_YARN = 64  # times the trained context (taste: positions stay below 2**24, which fp32 counts exactly)
-SIZES = ("0.8b", "2b", "4b", "9b")
+SIZES = ("0.8b", "2b", "4b", "9b", "27b")
 LINEAR, FULL = "linear_attention", "full_attention"
 CONFIG_BYTES = 1 << 20  # taste: the official ones have 3 kB
 # Taste, many times the largest member of the family: the weights table has rows for layers and parts for heads, and is
@@ -177,7 +177,10 @@ def read_config(path: str | Path, accept: Iterable[str] = ()) -> Config:
 
 
 def official(size: str) -> dict[str, Any]:
-    """The official `config.json` of one of the sizes 0.8b, 2b, 4b, 9b, as a dictionary."""
+    """The official `config.json` of one of the sizes 0.8b, 2b, 4b, 9b, as a dictionary.
+
+    27b is put together from the published figures of the dense 27B models (Qwen3.5, 3.6 and 3.8 share them).
+    """
     if size.lower() not in SIZES:
         raise ValueError(f"size is {size!r}; the official sizes are {', '.join(SIZES)}")
     text = resources.files("ingot.spec").joinpath(f"sizes/{size.lower()}.json").read_text(encoding="utf-8")

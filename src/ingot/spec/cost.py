@@ -13,6 +13,9 @@ KV_GROUP_BYTES = {"bf16": 64, "q8": 34}
 # What the interpreter's allocator keeps beside the arrays: 10 to 14 MB seen with 0.8B
 # (tests/model/test_official_size.py).
 ALLOCATOR_BYTES = 16 * 2**20
+# Patches that go together through what each passes alone: the widest array of the 0.8B tower is then 6 MB, where 65,536
+# patches at once (16 megapixels) would take 800, and matrices are as fast (256 to 4,096 the same within noise).
+TOWER_ROWS = 512
 HUGE_PAGE = 2 * 2**20  # Linux hands out large arrays in pieces of this size: each pool of keys or values ends in one
 
 
@@ -44,8 +47,9 @@ def memory(
     at most `step_tokens` a pass."""
     table = [w for w in weights_table(config).values() if w.component in components]
     tied = config.tie_word_embeddings
-    weights = sum(_packed(w, fmt) for w in table if w.role != "embedding" or tied)
-    mapped = sum(2 * w.size for w in table if w.role == "embedding")
+    tables = [w for w in table if w.role == "embedding" and w.component != "vision"]
+    weights = sum(_packed(w, fmt) for w in table if w not in tables or tied)
+    mapped = sum(2 * w.size for w in tables)
     mtp = "mtp" in components
     arrays = 2 * (sum(kind == FULL for kind in config.text.layer_types) + mtp)
     workspace = 4 * _workspace(config, step_tokens) + ALLOCATOR_BYTES + arrays * HUGE_PAGE
@@ -60,6 +64,36 @@ def state_bytes(config: Config) -> int:
     return 4 * linear * (delta + (text.linear_conv_kernel_dim - 1) * text.conv_dim)
 
 
+@dataclass(frozen=True)
+class Eyes:
+    """Bytes that seeing takes beside `Memory`: the tower's `weights` from the first picture on, and its `workspace`
+    while it looks at a picture of `patches` patches, which becomes `tokens` tokens."""
+
+    weights: int
+    workspace: int
+    patches: int
+    tokens: int
+
+
+def eyes(config: Config, fmt: str, height: int, width: int) -> Eyes | None:
+    """What a picture of `height` x `width` pixels, seen in full, takes in a model held as `fmt`; None: it has no
+    tower."""
+    vision = config.vision
+    if vision is None:
+        return None
+    side = vision.patch_size * vision.spatial_merge_size
+    tokens = max(1, round(height / side)) * max(1, round(width / side))
+    patches = tokens * vision.spatial_merge_size**2
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+    # alive at once in attention: the stream, its norm, q, k and v, those as they are read, and what it gives; then the
+    # rows that go together with their pixels, q|k|v or the two sides of gelu
+    hidden = vision.hidden_size
+    slice_floats = pixels + hidden + max(6 * hidden, 2 * vision.intermediate_size)
+    floats = 9 * hidden * patches + min(patches, TOWER_ROWS) * slice_floats
+    table = [w for w in weights_table(config).values() if w.component == "vision"]
+    return Eyes(sum(_packed(w, fmt) for w in table), 4 * floats, patches, tokens)
+
+
 def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
     """Bytes of one token's keys and values in all layers, in the format `kv`."""
     text = config.text
@@ -68,8 +102,8 @@ def kv_bytes(config: Config, kv: str, mtp: bool = False) -> int:
 
 
 def _packed(weight: Weight, fmt: str) -> int:
-    if weight.role in MATRIX_ROLES:
-        return packed_bytes(weight.shape, held_as(weight.role, fmt))
+    if weight.role in MATRIX_ROLES and (weight.role, weight.component) != ("embedding", "vision"):
+        return packed_bytes(weight.matrix_shape, held_as(weight.role, fmt, weight.component))
     return 4 * weight.size
 
 

@@ -17,6 +17,13 @@ from ingot.store.safetensors import SafetensorsFile, TensorInfo
 from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
 
+# What belongs to a checkpoint beside its weights.
+COMPANIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
+    "preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -37,6 +44,24 @@ class Checkpoint:
     def info(self, name: str) -> TensorInfo:
         """Stored dtype, shape and place of one weight; nothing is read."""
         return self._file(name).info(self._stored[name])
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Name in the files -> name in the table, "" for a tensor that the model does without; in the table's order."""
+        names = {stored: name for name, stored in self._stored.items()}
+        return names | {name: "" for name in self._files if name not in names}
+
+    def stored_info(self, stored: str) -> TensorInfo:
+        """`info` by the name in the files."""
+        return self._files[stored].info(stored)
+
+    def read_stored(self, stored: str) -> Tensor:
+        """A tensor by its name in the files, unchecked."""
+        return self._files[stored].tensor(stored)
+
+    def release_stored(self, stored: str) -> None:
+        """Give its pages back to the system."""
+        self._files[stored].release(stored)
 
     def identity(self) -> list[tuple[object, ...]]:
         """What tells these files from others, without reading their weights: names, sizes, times, headers."""

@@ -11,12 +11,6 @@ from ingot.spec.config import SIZES
 from ingot.spec.text_file import shown
 from ingot.store.shards import INDEX, read_index
 
-# What Ingot reads of a repository; everything else (README, other formats of the weights) is not downloaded.
-NEEDED = (
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "preprocessor_config.json", "video_preprocessor_config.json",
-)  # fmt: skip
 _HUB_ID = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 )
@@ -42,7 +36,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         return path
     if is_file or path.suffix in _WEIGHT_FILES:
         raise _about_file(path)
-    if not isinstance(model, str) or not _is_hub_id(model):
+    if not isinstance(model, str) or not is_hub_id(model):
         raise _about_missing(path)
     cached = _cached(model)
     if cached is not None:
@@ -53,7 +47,8 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     return _download(model)
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a model on the hub could have this name."""
     plain = _HUB_ID.fullmatch(name) is not None and len(name) <= 96  # the hub's own limit
     return plain and "--" not in name and ".." not in name and not name.endswith(".git")
 
@@ -78,7 +73,7 @@ def _about_missing(path: Path) -> FileNotFoundError:
     near = difflib.get_close_matches(above.name, siblings, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(str(above.parent / name) for name in near)}?"
-    elif path.name.lower() in {f"qwen3.5-{size}" for size in SIZES}:
+    elif path.name.lower() in {*(f"qwen3.5-{size}" for size in SIZES), "qwen3.6-27b", "qwen3.8-27b"}:
         hint = f"did you mean the hub id 'Qwen/{path.name}'?"
     elif siblings:
         hint = f"{above.parent} holds {', '.join(siblings[:6])}{', ...' if len(siblings) > 6 else ''}"
@@ -91,17 +86,32 @@ def _about_missing(path: Path) -> FileNotFoundError:
 
 def _cached(model: str) -> Path | None:
     """The newest snapshot in the cache, if the files that every checkpoint needs are in it."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot = Path(snapshot_download(model, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return snapshot if _is_complete(snapshot) else None
+    snapshot = cached_snapshot(model)
+    return snapshot if snapshot is not None and is_complete(snapshot) else None
 
 
-def _is_complete(snapshot: Path) -> bool:
+def cached_snapshot(model: str, revision: str = "main") -> Path | None:
+    """The directory of a revision in the hub's cache, whole or not.
+
+    Not by the client's `snapshot_download(local_files_only=True)`: that takes a snapshot without its README for an
+    incomplete one.
+    """
+    home = repository(model)
+    ref = home / "refs" / revision
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    snapshot = home / "snapshots" / commit
+    return snapshot if commit and snapshot.is_dir() else None
+
+
+def repository(model: str) -> Path:
+    """The place of a model in the hub's cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=model, repo_type="model")
+
+
+def is_complete(snapshot: Path) -> bool:
     """Whether the configuration and all the weights are there: an interrupted download leaves a snapshot too."""
     if not (snapshot / "config.json").is_file():
         return False
@@ -114,19 +124,19 @@ def _is_complete(snapshot: Path) -> bool:
 
 
 def _download(model: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants
+
+    from ingot.store.pull import plan_pull, pull
 
     tried = f"model {model!r} is not in the cache {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(
             f"{tried}, and HF_HUB_OFFLINE forbids a download\n"
-            f"hint: on a machine with a network run `hf download {model}` and copy the directory here"
+            f"hint: on a machine with a network run `ingot pull {model}` and copy the directory that it prints here"
         )
     try:
-        return Path(snapshot_download(model, allow_patterns=list(NEEDED)))
-    except Exception as error:  # httpx's, the hub's and the system's: the user needs one sentence for all of them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise FileNotFoundError(
-            f"{tried}, and downloading it failed: {reason}\n"
-            "hint: check the name and the network; a private or gated model also needs `hf auth login`"
-        ) from error
+        return pull(plan_pull(model))
+    except (OSError, ValueError) as error:
+        reason, _, hint = str(error).partition("\n")
+        hint = hint or f"hint: `ingot pull {model}` tries again"
+        raise FileNotFoundError(f"{tried}, and downloading it failed: {reason}\n{hint}") from error
