@@ -85,11 +85,12 @@ def eyes(config: Config, fmt: str, height: int, width: int) -> Eyes | None:
     tokens = max(1, round(height / side)) * max(1, round(width / side))
     patches = tokens * vision.spatial_merge_size**2
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    # alive at once in attention: the stream, its norm, q, k and v, those as they are read, and what it gives; then the
-    # rows that go together with their pixels, q|k|v or the two sides of gelu
-    hidden = vision.hidden_size
-    slice_floats = pixels + hidden + max(6 * hidden, 2 * vision.intermediate_size)
-    floats = 9 * hidden * patches + min(patches, TOWER_ROWS) * slice_floats
+    # alive at once in attention: the stream, its norm, q, k and v, those as they are read, what it gives; in the MLP the
+    # stream, its norm and the sum. Beside them the rows that go together: q|k|v, or the two sides of gelu
+    hidden, rows = vision.hidden_size, min(patches, TOWER_ROWS)
+    attention = 9 * hidden * patches + rows * 7 * hidden
+    mlp = 4 * hidden * patches + rows * (hidden + 2 * vision.intermediate_size)
+    floats = max(attention, mlp) + rows * pixels
     table = [w for w in weights_table(config).values() if w.component == "vision"]
     return Eyes(sum(_packed(w, fmt) for w in table), 4 * floats, patches, tokens)
 
