@@ -30,7 +30,8 @@ RULES = {
     "language_model": "answer engine prompt spec numpy",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
-    "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
+    "beside": "prompt store",
+    "loading": "beside cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
     "~torch",
     "ingot": "loading language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",

@@ -1,7 +1,7 @@
 """Recognising directories that hold the model in another tool's form, and saying why they are refused.
 
 Reading them as if they were Hugging Face checkpoints would give wrong answers, not errors: MLX has already added the 1
-of `1 + w` to the norms and moved the convolution's axes, GGUF has reordered the value heads.
+of `1 + w` to the norms and moved the convolution's axes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def refuse_foreign_files(directory: Path) -> None:
         raise ValueError(f"{directory}: holds a LoRA adapter, not a model\nhint: merge it into its base model first")
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
-        raise ValueError(f"{directory}: holds {gguf[0]}; GGUF files are not read yet, only safetensors\n{_ORIGINAL}")
+        raise ValueError(
+            f"{directory}: holds {gguf[0]}, which is not a model by itself, but a vision tower or a later part of one\n"
+            "hint: get the model's GGUF file too"
+        )
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     if pickles:
         raise ValueError(

@@ -11,7 +11,6 @@ import hashlib
 import json
 import mmap
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ingot.store.mapped import give_back, open_regular, refuse_stand_ins
 from ingot.store.tensor import STORAGE, Tensor, byte_length
 
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
@@ -47,7 +47,7 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with _open(self.path) as file:
+        with open_regular(self.path, "safetensors") as file:
             about = os.fstat(file.fileno())
             size = about.st_size
             header = _read_header(self.path, file, size)
@@ -97,26 +97,7 @@ class SafetensorsFile:
 
     def _release(self, at: int, begin: int, end: int) -> None:
         """Bytes begin:end behind `at`, with the whole of the pages they touch."""
-        if not hasattr(mmap, "MADV_DONTNEED") or begin >= end:  # Windows has no such call
-            return
-        first = (at + begin) - (at + begin) % mmap.PAGESIZE
-        with suppress(OSError):  # it is advice: a file system that refuses it costs memory, not correctness
-            self._map.madvise(mmap.MADV_DONTNEED, first, at + end - first)
-
-
-def _open(path: Path) -> Any:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        dangling = " (a link to nowhere)" if path.is_symlink() else ""
-        raise FileNotFoundError(f"{path}: there is no such file{dangling}") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from None
-    if stat.S_ISDIR(mode):
-        raise ValueError(f"{path}: is a directory, not a safetensors file")
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: is not a regular file, so it cannot be memory-mapped")
-    return path.open("rb")
+        give_back(self._map, at + begin, at + end)
 
 
 def _read_header(path: Path, file: Any, size: int) -> bytes:
@@ -137,14 +118,11 @@ def _read_header(path: Path, file: Any, size: int) -> bytes:
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
     """Name the files that people most often have in a safetensors file's place."""
-    if start.startswith(b"version "):
-        raise ValueError(f"{path}: is a Git LFS pointer, not the weights\nhint: run `git lfs pull` in that repository")
+    refuse_stand_ins(path, start)
     if start.startswith(b"GGUF"):
         raise ValueError(f"{path}: is a GGUF file, not safetensors")
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         raise ValueError(f"{path}: is a PyTorch pickle, which can run code when read; only safetensors is read")
-    if start.lstrip()[:2].lower() in (b"<!", b"<h"):
-        raise ValueError(f"{path}: is a web page, not the weights: the download went wrong")
 
 
 class _RepeatedKeyError(Exception):
