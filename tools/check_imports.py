@@ -31,8 +31,8 @@ RULES = {
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "beside": "prompt store",
-    "loading": "beside cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
-    "~torch",
+    "loading": "beside cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec "
+    "numpy ~torch",
     "ingot": "loading language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",
     "speed": "engine store spec numpy",

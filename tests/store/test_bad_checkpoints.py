@@ -124,8 +124,8 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("no config", remove("config.json"), "holds no config.json, which tells the sizes of the model"),
     (
         "gguf",
-        only("model-Q4_K_M.gguf"),
-        "holds model-Q4_K_M.gguf; GGUF files are not read yet, only safetensors\nhint: ",
+        only("mmproj-F16.gguf"),
+        "holds mmproj-F16.gguf, which is not a model by itself, but a vision tower or a later part of one\nhint: ",
     ),
     ("pickle", only("pytorch_model.bin"), "holds pytorch_model.bin, a PyTorch pickle, which can run code when read"),
     ("adapter", only("adapter_model.safetensors"), "holds a LoRA adapter, not a model\nhint: merge it"),

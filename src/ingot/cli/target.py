@@ -34,7 +34,9 @@ class Target:
 
 def add_target(parser: Any) -> None:
     """MODEL, --config, --weights, --kv and --threads."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a directory, GGUF file or hub id (default: the nugget)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a directory, GGUF file or hub id (default: the nugget)"
+    )
     parser.add_argument("--config", metavar="FILE", help="a config.json, or an official size: 0.8B, 2B, 4B, 9B")
     parser.add_argument("--weights", choices=WEIGHTS, help="default: as stored; bf16 for --config")
     parser.add_argument("--kv", choices=KV, help="format of keys and values (default: f32 for f32 weights, else bf16)")

@@ -60,9 +60,14 @@ def _vocabulary(metadata: Mapping[str, Any], origin: str) -> tuple[dict[str, int
     if len(types) != len(tokens):
         raise ValueError(f"{origin}: {_TYPES} has {len(types)} entries, {_TOKENS} {len(tokens)}")
     known = {_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED}
-    if wrong := next((i for i, kind in enumerate(types) if kind not in known), None):
-        raise ValueError(f"{origin}: token {tokens[wrong]!r} has the type {types[wrong]}; a byte-level BPE has none such")
-    ends = [max((i + 1 for i, t in enumerate(types) if t in kinds), default=0) for kinds in ((_NORMAL,), known - {_UNUSED})]
+    wrong = next((i for i, kind in enumerate(types) if kind not in known), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{origin}: token {tokens[wrong]!r} has the type {types[wrong]}; a byte-level BPE has none such"
+        )
+    ends = [
+        max((i + 1 for i, t in enumerate(types) if t in kinds), default=0) for kinds in ((_NORMAL,), known - {_UNUSED})
+    ]
     base, added = types[: ends[0]], types[ends[0] : ends[1]]
     if set(base) - {_NORMAL} or _UNUSED in added:
         raise ValueError(f"{origin}: {_TYPES} mixes ordinary and added tokens; the ordinary ones come first")
@@ -90,13 +95,13 @@ def _texts(metadata: Mapping[str, Any], key: str, origin: str) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ValueError(f"{origin}: {key} is missing or no array; it is needed to read text")
     texts = list(value)
-    if wrong := next((text for text in texts if not isinstance(text, str)), None):
-        raise ValueError(f"{origin}: {key} holds {wrong!r:.40}; texts are needed")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{origin}: {key} is an array of numbers; texts are needed")
     return texts
 
 
 def _numbers(metadata: Mapping[str, Any], key: str, origin: str) -> list[int]:
-    value = metadata.get(key)
+    value: Any = metadata.get(key)
     if not hasattr(value, "tolist"):
         raise ValueError(f"{origin}: {key} is missing or no array of numbers; it tells control tokens from text")
     numbers: list[int] = value.tolist()

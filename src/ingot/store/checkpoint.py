@@ -1,4 +1,5 @@
-"""Opening a checkpoint, a directory or a GGUF file: configuration, weights table and files, checked against one another before use."""
+"""Opening a checkpoint, a directory or a GGUF file: configuration, weights table and files, checked against one another
+before use."""
 
 from __future__ import annotations
 
@@ -14,7 +15,15 @@ from ingot.spec import Config, Weight, read_config, weights_table
 from ingot.store.blocks import QuantisedTensor
 from ingot.store.foreign import refuse_foreign_files, refuse_foreign_tensors
 from ingot.store.gguf_checkpoint import Embedded, gguf_of, open_gguf
-from ingot.store.match import WeightFile, check_tied_head, check_weights, majority_dtype, present_rows, stored_names
+from ingot.store.match import (
+    HEAD,
+    WeightFile,
+    check_tied_head,
+    check_weights,
+    majority_dtype,
+    present_rows,
+    stored_names,
+)
 from ingot.store.safetensors import TensorInfo
 from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
@@ -106,7 +115,9 @@ def open_checkpoint(
     refuse_foreign_tensors(files, {name: info for name, info in infos.items() if not accepts(name)})
     config = read_config(directory / "config.json", accept)
     stored = stored_names(weights_table(config), config.prefix, infos)
-    return _checked(directory, config, files, stored, accepts, "config.json")
+    checkpoint = _checked(directory, config, files, stored, lambda name: name == HEAD or accepts(name), "config.json")
+    check_tied_head(files, infos, checkpoint.table, stored[f"{config.prefix}embed_tokens.weight"])
+    return checkpoint
 
 
 def glance(path: str | os.PathLike[str]) -> tuple[Config, int] | None:
@@ -136,7 +147,6 @@ def _checked(
     table = present_rows(paths.pop() if len(paths) == 1 else path, weights_table(config), stored, infos)
     stored = {name: stored[name] for name in table}
     check_weights(files, infos, table, stored, accepts, described_by)
-    check_tied_head(files, infos, table, stored[f"{config.prefix}embed_tokens.weight"])
     has = {weight.component for weight in table.values()}
     dtype = majority_dtype(infos[name] for name in stored.values())
     return Checkpoint(path, config, table, "mtp" in has, "vision" in has, dtype, files, stored, embedded)
@@ -147,5 +157,7 @@ def _directory(path: str | os.PathLike[str]) -> Path:
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: there is no such directory")
     if not directory.is_dir():
-        raise ValueError(f"{directory}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file")
+        raise ValueError(
+            f"{directory}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file"
+        )
     return directory

@@ -324,4 +324,3 @@ def _check_architecture(path: Path, metadata: dict[str, Any], wanted: str | None
     if wanted == "clip":
         raise ValueError(f"{path}: architecture is {found!r}; the mmproj file of a vision tower has 'clip'")
     raise ValueError(f"{path}: architecture is {found!r:.80}; Ingot reads {wanted!r}, the dense Qwen3.5 models")
-

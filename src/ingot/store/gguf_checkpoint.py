@@ -109,7 +109,9 @@ def _open_shards(path: Path) -> list[GGUFFile]:
     for number, file in enumerate(files):
         told = file.metadata.get("split.no", number), file.metadata.get("split.count", count)
         if told != (number, count):
-            raise ValueError(f"{file.path}: says that it is part {told[0]} (from 0) of {told[1]}, not what its name says")
+            raise ValueError(
+                f"{file.path}: says that it is part {told[0]} (from 0) of {told[1]}, not what its name says"
+            )
     return files
 
 
@@ -131,7 +133,9 @@ def _tower(model: GGUFFile, mmproj: Path | None) -> GGUFFile | None:
     if len(beside) != 1:
         if beside:
             names = ", ".join(path.name for path in beside)
-            warnings.warn(f"pictures are not seen: {names} are beside the model\nhint: give one as mmproj", stacklevel=5)
+            warnings.warn(
+                f"pictures are not seen: {names} are beside the model\nhint: give one as mmproj", stacklevel=5
+            )
         return None
     tower = GGUFFile(beside[0], VISION)
     wide, needed = tower.metadata.get("clip.vision.projection_dim"), model.metadata.get("qwen35.embedding_length")

@@ -49,13 +49,13 @@ class _Metadata:
     def __call__(self, key: str, kind: type = int, default: Any = None) -> Any:
         """The value of `key`; ValueError when it is missing without a default, or of another kind."""
         self._asked.add(key)
-        value = self._metadata.get(key, default)
+        value: Any = self._metadata.get(key, default)
         if value is None:
             raise ValueError(f"{self.path}: metadata {key!r} is missing")
-        wrong = isinstance(value, bool) and kind is not bool
-        if wrong or not isinstance(value, (int, float) if kind is float else kind):
+        allowed: Any = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{self.path}: metadata {key!r} is {value!r:.60}; {kind.__name__} is needed")
-        if kind is float and not math.isfinite(value):
+        if kind is float and not math.isfinite(float(value)):
             raise ValueError(f"{self.path}: metadata {key!r} is {value}; a finite number is needed")
         return value
 

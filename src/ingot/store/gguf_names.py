@@ -1,9 +1,9 @@
 """A GGUF's tensors as those of the Hugging Face checkpoint: names, and what the converter did to the values.
 
-llama.cpp's converter writes the norms of `1 + w` with the 1 added, -exp(A_log) in A_log's place, the convolution without
-its middle axis, a patch embedding as one tensor a frame, and the value heads of the delta rule in another order: beside
-each other are those of equal number within their key head, so that its j-th value head of key head k is j * Hk + k
-there and k * (Hv / Hk) + j here. Rows of heads are moved in all that ends in value heads, columns in what begins there.
+llama.cpp's converter writes the norms of `1 + w` with the 1 added, -exp(A_log) in A_log's place, the convolution
+without its middle axis, the patch embedding as one tensor a frame, and the value heads of the delta rule in another
+order: the j-th value head of key head k is number k * (Hv / Hk) + j here and j * Hk + k there. That moves rows of what
+makes value heads, and columns of what reads them.
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ class GGUFWeights:
             return tensor
         decay = tensor.float32()
         if not (decay < 0).all():
-            raise ValueError(f"{self.path}: tensor 'ssm_a' of {weight.name!r} holds {decay.max()}; -exp(A_log) is negative")
+            raise ValueError(
+                f"{self.path}: tensor 'ssm_a' of {weight.name!r} holds {decay.max()}; -exp(A_log) is negative"
+            )
         return tensor_of(np.log(-decay.astype(np.float64)), "F32")
 
     def _orders(self, weight: Weight) -> tuple[np.ndarray | None, np.ndarray | None]:

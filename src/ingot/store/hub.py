@@ -60,7 +60,9 @@ def _about_file(path: Path) -> Exception:
     if not path.exists():
         return _about_missing(path)
     hint = f"\nhint: give its directory, {path.parent}" if (path.parent / "config.json").is_file() else ""
-    return ValueError(f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file{hint}")
+    return ValueError(
+        f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file{hint}"
+    )
 
 
 def _about_missing(path: Path) -> FileNotFoundError:

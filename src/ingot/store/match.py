@@ -16,9 +16,8 @@ from ingot.store.tensor import FLOATING, Tensor
 
 _OPTIONAL = ("mtp", "vision")  # components a file may lack: transformers drops `mtp.*` when it saves
 _PREFIXES = ("model.language_model.", "model.")  # of the decoder in multimodal and in text-only files
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 _COMPARED_AT_ONCE = 1 << 22  # bytes
-
 
 
 class WeightFile(Protocol):
@@ -67,7 +66,7 @@ def present_rows(
 
 
 def _cure(missing: list[str]) -> str:
-    if missing != [_HEAD]:
+    if missing != [HEAD]:
         return ""
     return "\nhint: when the head shares the embedding, config.json says tie_word_embeddings: true at its top level"
 
@@ -86,10 +85,11 @@ def check_weights(
     for name, info in infos.items():
         if name in known:
             _check_weight(f"{files[name].path}: tensor {name!r}", known[name], info, described_by)
-        elif name != _HEAD and not accepts(name):
+        elif not accepts(name):
             raise ValueError(
-                f"{files[name].path}: tensor {name!r} ({info.dtype} {list(info.shape)}) is not part of the model that "
-                f"{described_by} describes\nhint: pass accept=['{name}'] to ignore it; patterns such as 'mtp.*' work too"
+                f"{files[name].path}: tensor {name!r} ({info.dtype} {list(info.shape)}) is not part of the model "
+                f"that {described_by} describes\n"
+                f"hint: pass accept=['{name}'] to ignore it; patterns such as 'mtp.*' work too"
             )
 
 
@@ -102,16 +102,17 @@ def _check_weight(where: str, weight: Weight, info: TensorInfo, described_by: st
 
 def check_tied_head(files: Files, infos: Infos, table: Mapping[str, Weight], embedding: str) -> None:
     """A tied checkpoint may store the head all the same, if it has the embedding's very bytes."""
-    if _HEAD in table or _HEAD not in infos:
+    if HEAD in table or HEAD not in infos:
         return
-    head, source = files[_HEAD].tensor(_HEAD), files[embedding].tensor(embedding)
-    assert isinstance(head, Tensor) and isinstance(source, Tensor)  # a GGUF has the head under another name
+    head, source = files[HEAD].tensor(HEAD), files[embedding].tensor(embedding)
+    assert isinstance(head, Tensor)
+    assert isinstance(source, Tensor)  # safetensors have no blocks
     same = head.dtype == source.dtype and head.shape == source.shape and _same_bytes(head.array, source.array)
-    files[_HEAD].release(_HEAD)
+    files[HEAD].release(HEAD)
     files[embedding].release(embedding)
     if not same:
         raise ValueError(
-            f"{files[_HEAD].path}: tensor {_HEAD!r} differs from {embedding!r}, though config.json says "
+            f"{files[HEAD].path}: tensor {HEAD!r} differs from {embedding!r}, though config.json says "
             "tie_word_embeddings: true\nhint: if the head is its own, set tie_word_embeddings to false at the top level"
         )
 
