@@ -22,3 +22,6 @@ DEQUANTISED_OF_SCALE = 1e-6
 
 # log(exp(A_log)), both rounded to fp32, for A_log up to 2.8: half a place of exp is 6e-8 in its logarithm.
 LOG_OF_EXP = 2.5e-7
+
+# Logits of a GGUF beside its checkpoint's, in fp32: A_log went through exp and log, 1e-6 seen.
+DECAY_OF_SCALE = 1e-5

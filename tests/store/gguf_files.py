@@ -84,19 +84,29 @@ def blocks(shape: tuple[int, int], kind: int, seed: int) -> bytes:
     return raw.tobytes()
 
 
-_TOP = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+_TOP = {
+    "embed_tokens.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
 _SUFFIXES = """
 input_layernorm attn_norm | post_attention_layernorm post_attention_norm | mlp.gate_proj ffn_gate | mlp.up_proj ffn_up
 mlp.down_proj ffn_down | self_attn.q_proj attn_q | self_attn.k_proj attn_k | self_attn.v_proj attn_v
 self_attn.o_proj attn_output | self_attn.q_norm attn_q_norm | self_attn.k_norm attn_k_norm
 linear_attn.in_proj_qkv attn_qkv | linear_attn.in_proj_z attn_gate | linear_attn.in_proj_b ssm_beta
-linear_attn.in_proj_a ssm_alpha | linear_attn.conv1d ssm_conv1d | linear_attn.norm ssm_norm | linear_attn.out_proj ssm_out
+linear_attn.in_proj_a ssm_alpha | linear_attn.conv1d ssm_conv1d | linear_attn.norm ssm_norm
+linear_attn.out_proj ssm_out
 fc nextn.eh_proj | pre_fc_norm_embedding nextn.enorm | pre_fc_norm_hidden nextn.hnorm | norm nextn.shared_head_norm
 """
 _LAYER = dict(pair.split() for line in _SUFFIXES.strip().splitlines() for pair in line.split(" | "))
-_TOWER = dict(pair.split() for pair in (
-    "norm1 ln1,norm2 ln2,attn.qkv attn_qkv,attn.proj attn_out,mlp.linear_fc1 ffn_up,mlp.linear_fc2 ffn_down".split(",")
-))  # fmt: skip
+_TOWER = {
+    "norm1": "ln1",
+    "norm2": "ln2",
+    "attn.qkv": "attn_qkv",
+    "attn.proj": "attn_out",
+    "mlp.linear_fc1": "ffn_up",
+    "mlp.linear_fc2": "ffn_down",
+}
 
 
 def new_name(name: str, layers: int) -> str:
@@ -114,7 +124,7 @@ def new_name(name: str, layers: int) -> str:
 
 
 def tiled(values: np.ndarray, axis: int, skip: int, key_heads: int, width: int) -> np.ndarray:
-    """Value heads from grouped to tiled: behind the first `skip` entries of `axis`, [Hk, r, width] -> [r, Hk, width]."""
+    """Value heads from grouped to tiled: [Hk, r, width] -> [r, Hk, width] behind the first `skip` entries of `axis`."""
     moved = np.moveaxis(values, axis, 0)
     rest = moved[skip:].reshape(key_heads, -1, width, *moved.shape[1:]).swapaxes(0, 1).reshape(moved[skip:].shape)
     return np.moveaxis(np.concatenate([moved[:skip], rest]), 0, axis)

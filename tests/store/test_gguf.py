@@ -35,7 +35,7 @@ def pair(tmp_path_factory):
 
 
 def without_ids(found):
-    """A configuration without the ids of the vision tokens, which the random config.json leaves at the official ones."""
+    """A configuration without the ids of the vision tokens, which the random config.json does not give."""
     return found.text, found.vision, found.text_only, found.tie_word_embeddings
 
 
@@ -97,10 +97,11 @@ def test_the_order_of_heads_is_a_permutation_that_tiling_undoes():
 
 
 def test_quantised_tensors_are_their_dequantised_values_in_the_checkpoints_order(tmp_path):
+    rope = config()["text_config"]["rope_parameters"] | {"mrope_section": [3, 3, 2]}
     raw = raw_config(
         hidden_size=256, intermediate_size=512, linear_num_key_heads=2, linear_num_value_heads=4,
         linear_value_head_dim=64, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
-        mtp_num_hidden_layers=0, rope_parameters=config()["text_config"]["rope_parameters"] | {"mrope_section": [3, 3, 2]},
+        mtp_num_hidden_layers=0, rope_parameters=rope,
     )  # fmt: skip
     del raw["vision_config"]
     checkpoint = make_checkpoint(tmp_path / "hf", raw, vision=False)
@@ -189,7 +190,9 @@ def test_a_vision_tower_of_another_model_is_left_with_a_warning_and_refused_when
     (tmp_path / "model.gguf").write_bytes(model.read_bytes())
     other = tmp_path / "mmproj-other.gguf"
     other.write_bytes(files.gguf(metadata, files.vision_tensors(checkpoint)))
-    with pytest.warns(UserWarning, match=r"mmproj-other.gguf is of another model \(it gives 48 features, 40 are needed"):
+    with pytest.warns(
+        UserWarning, match=r"mmproj-other.gguf is of another model \(it gives 48 features, 40 are needed"
+    ):
         assert not open_checkpoint(tmp_path / "model.gguf").has_vision
     with pytest.raises(ValueError, match="out_hidden_size is 48; it must equal hidden_size = 40"):
         open_checkpoint(tmp_path / "model.gguf", mmproj=other)

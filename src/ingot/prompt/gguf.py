@@ -32,8 +32,9 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any], origin: str) -> Tokenizer:
         if metadata.get(key):
             raise ValueError(f"{origin}: {key} is true; a text of Qwen3.5 has nothing added at its ends")
     base, added = _vocabulary(metadata, origin)
+    merges = _merges(metadata, origin)
     try:
-        library = qwen_tokenizer(base, _merges(metadata, origin), added)
+        library = qwen_tokenizer(base, merges, added)
     except ValueError as error:
         raise ValueError(f"{origin}: {_TOKENS} and {_MERGES} do not fit together: {error.__cause__}") from error
     for number, token in enumerate(added, start=len(base)):

@@ -145,7 +145,7 @@ class GGUFWeights:
         if rows is not None:
             tensor = Tensor(tensor.array[rows], tensor.dtype)
         if columns is not None:
-            tensor = Tensor(tensor.array[:, columns], tensor.dtype)
+            tensor = Tensor(np.ascontiguousarray(tensor.array[:, columns]), tensor.dtype)  # row after row, as ever
         return self._undone(weight, tensor)
 
     def release(self, name: str) -> None:
