@@ -207,8 +207,16 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ),
     ("tied only inside", configure(tie_word_embeddings=False), "tie_word_embeddings: true at its top level"),
     # other people's forms
-    ("MLX names", rename(P, "language_model.model."), "is named as MLX does, whose norms already contain the 1"),
-    ("MLX vision names", rename("model.visual.", "vision_tower."), "'vision_tower."),
+    (
+        "MLX names alone",
+        rename(P, "language_model.model."),
+        "is named as MLX does, but has shape [252, 1, 4], not [channels, width, 1]: whether the norms contain",
+    ),
+    (
+        "MLX vision names",
+        rename("model.visual.", "vision_tower."),
+        "tensor 'language_model.model.embed_tokens.weight' of",
+    ),
     (
         "MLX conv",
         put(CONV, normal(252, 4, 1)),

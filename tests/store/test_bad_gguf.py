@@ -180,8 +180,8 @@ MODEL = [  # changes of metadata (None removes), changes of tensors, the sentenc
     ("no embedding", {}, {"token_embd.weight": None}, "tensor 'token_embd.weight' is missing"),
     ("flat embedding", {}, {"token_embd.weight": (0, (8,), bytes(32))}, "'token_embd.weight' has shape [8]; a table o"),
     ("no norm", {}, {"output_norm.weight": None}, "tensor 'output_norm.weight' of the text model is missing"),
-    ("extra", {}, {"blk.0.attn_rot": (0, (8,), bytes(32))}, "tensor 'blk.0.attn_rot' (F32 [8]) is not part of the model "
-     "that its metadata describes\nhint: pass accept=['blk.0.attn_rot']"),
+    ("extra", {}, {"blk.0.attn_rot": (0, (8,), bytes(32))}, "tensor 'blk.0.attn_rot' (F32 [8]) is not part of the "
+     "model that its metadata describes\nhint: pass accept=['blk.0.attn_rot']"),
     ("Hugging Face's name", {}, {"lm_head.weight": (0, (8,), bytes(32))}, "tensor 'lm_head.weight' (F32 [8]) is not p"),
     ("turned", {}, {LAYER + "ffn_up.weight": (0, (40, 56), bytes(8960))}, "has shape [40, 56]; its metadata asks for"),
     ("convolution not squeezed", {}, {LAYER + "ssm_conv1d.weight": (0, (4, 252), bytes(4032))}, "has shape [4, 1, 252"),

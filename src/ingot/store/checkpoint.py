@@ -24,6 +24,7 @@ from ingot.store.match import (
     present_rows,
     stored_names,
 )
+from ingot.store.mlx import is_mlx, open_mlx
 from ingot.store.safetensors import TensorInfo
 from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
@@ -114,8 +115,12 @@ def open_checkpoint(
     infos = {name: file.info(name) for name, file in files.items()}
     refuse_foreign_tensors(files, {name: info for name, info in infos.items() if not accepts(name)})
     config = read_config(directory / "config.json", accept)
-    stored = stored_names(weights_table(config), config.prefix, infos)
-    checkpoint = _checked(directory, config, files, stored, lambda name: name == HEAD or accepts(name), "config.json")
+    held: Mapping[str, WeightFile] = files
+    if is_mlx(infos):
+        held, stored = open_mlx(files, config, weights_table(config))
+    else:
+        stored = stored_names(weights_table(config), config.prefix, infos)
+    checkpoint = _checked(directory, config, held, stored, lambda name: name == HEAD or accepts(name), "config.json")
     check_tied_head(files, infos, checkpoint.table, stored[f"{config.prefix}embed_tokens.weight"])
     return checkpoint
 
