@@ -13,7 +13,7 @@ from tests.prompt.official import TEMPLATES
 from tests.prompt.small_tokenizer import small_vocab, write_small_tokenizer
 from tests.store import gguf_files as files
 from tests.store.store_files import config, keep_decay
-from tests.tolerance import DECAY_OF_SCALE
+from tests.tolerance import DECAY_OF_SCALE, OP_SETS_OF_SCALE
 
 MESSAGES = [{"role": "user", "content": "hello world, what is é 中文 12?"}]
 TEXTS = [
@@ -129,6 +129,23 @@ def test_quantised_files_take_q8_unless_told(pair, tmp_path):
     again = ingot.load(tmp_path / "quantised.gguf", cache=tmp_path / "cache")
     assert again.cache_file is None  # what the first start packed is mapped
     assert np.array_equal(again.logits(ids), ingot.load(tmp_path / "plain.gguf", weights="q8", cache=False).logits(ids))
+
+
+def test_other_op_sets_widen_quantised_files(tmp_path):
+    raw = config(False, hidden_size=64, intermediate_size=96, linear_value_head_dim=32, mtp_num_hidden_layers=0)
+    del raw["vision_config"]
+    checkpoint = write_random_checkpoint(tmp_path / "hf", raw)
+    tensors = {
+        name: (files.Q8_0, shape, files.blocks(shape, files.Q8_0, seed=number)) if kind == files.BF16 else content
+        for number, (name, content) in enumerate(files.text_tensors(checkpoint, raw).items())
+        for kind, shape, _ in [content]
+    }
+    path = tmp_path / "m.gguf"
+    path.write_bytes(files.gguf(files.text_metadata(raw["text_config"], tokenizer=False), tensors))
+    want = ingot.load(path, backend="reference").logits([5, 9, 2])
+    pytest.importorskip("torch")
+    found = ingot.load(path, backend="torch").logits([5, 9, 2])
+    assert np.abs(found - want).max() <= OP_SETS_OF_SCALE * np.abs(want).max()
 
 
 def values_of(content, kind, shape):

@@ -134,7 +134,7 @@ def _tower(model: GGUFFile, mmproj: Path | None) -> GGUFFile | None:
         if beside:
             names = ", ".join(path.name for path in beside)
             warnings.warn(
-                f"pictures are not seen: {names} are beside the model\nhint: give one as mmproj", stacklevel=5
+                f"pictures are not seen: {names} are beside the model\nhint: give one as mmproj", stacklevel=2
             )
         return None
     tower = GGUFFile(beside[0], VISION)
@@ -143,7 +143,7 @@ def _tower(model: GGUFFile, mmproj: Path | None) -> GGUFFile | None:
         return tower
     warnings.warn(
         f"pictures are not seen: {beside[0].name} is of another model (it gives {wide} features, {needed} are needed)",
-        stacklevel=5,
+        stacklevel=2,
     )
     return None
 

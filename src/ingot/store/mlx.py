@@ -101,7 +101,7 @@ def _check_norms(files: Mapping[str, MLXWeights], placed: Mapping[str, Weight]) 
     mean = np.mean([files[name].file.tensor(name).float32().mean() for name in norms]) if norms else 1.0
     if not _LEAST < mean < _MOST:
         raise ValueError(
-            f"{files[norms[0]].path}: is named as MLX does, whose norms contain the 1 of 1 + w and average about 1, but "
-            f"these average {mean:.2f}\n"
+            f"{files[norms[0]].path}: is named as MLX does, whose norms contain the 1 of 1 + w and average about 1, "
+            f"but these average {mean:.2f}\n"
             "hint: get the original Hugging Face checkpoint, or convert it again with a newer MLX"
         )
