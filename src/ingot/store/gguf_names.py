@@ -64,6 +64,7 @@ _VISION_BLOCK = {
     "mlp.linear_fc1": "ffn_up",
     "mlp.linear_fc2": "ffn_down",
 }
+VERSION = 1  # of what is made of a file's values; a change makes packed weights in the cache stale
 PATCHES, MORE_PATCHES = "v.patch_embd.weight", "v.patch_embd.weight.{}"  # the first frame's; the others'
 
 
@@ -112,7 +113,7 @@ class GGUFWeights:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.file.identity
+        return (*self.file.identity, VERSION)
 
     @property
     def names(self) -> tuple[str, ...]:

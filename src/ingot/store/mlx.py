@@ -17,6 +17,7 @@ from ingot.spec import Config, Weight
 from ingot.store.safetensors import SafetensorsFile, TensorInfo
 from ingot.store.tensor import FLOATING, Tensor
 
+VERSION = 1  # of what is made of a file's values; a change makes packed weights in the cache stale
 TEXT, VISION = "language_model.", "vision_tower."
 # Norms of a model are spread about 1, with the 1 in them: twice is about 2, never about 0 (mlx-lm's issues tell both).
 _LEAST, _MOST = 0.5, 1.5
@@ -49,7 +50,7 @@ class MLXWeights:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        return self.file.identity
+        return (*self.file.identity, VERSION)
 
     def info(self, name: str) -> TensorInfo:
         """dtype, the shape in a Hugging Face checkpoint, and place."""
