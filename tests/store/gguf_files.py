@@ -12,12 +12,22 @@ import numpy as np
 from ingot.store import open_checkpoint
 from tests.prompt.small_tokenizer import small_merges, small_vocab
 
-F32, F16, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K, BF16 = 0, 1, 2, 8, 12, 13, 14, 30
+F32, F16, BF16 = 0, 1, 30
+Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K = 2, 3, 6, 7, 8, 12, 13, 14
 U32, F32_VALUE, BOOL, STRING, ARRAY, U64 = 4, 6, 7, 8, 9, 10
 _CODES = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 # weights and bytes of a block, and the bytes in it that are fp16 scales
-BLOCK = {Q4_0: (32, 18, (0,)), Q8_0: (32, 34, (0,)), Q4_K: (256, 144, (0, 2)), Q5_K: (256, 176, (0, 2)),
-         Q6_K: (256, 210, (208,))}  # fmt: skip
+BLOCK = {
+    Q4_0: (32, 18, (0,)),
+    Q4_1: (32, 20, (0, 2)),
+    Q5_0: (32, 22, (0,)),
+    Q5_1: (32, 24, (0, 2)),
+    Q8_0: (32, 34, (0,)),
+    Q4_K: (256, 144, (0, 2)),
+    Q5_K: (256, 176, (0, 2)),
+    Q6_K: (256, 210, (208,)),
+}
+KINDS = dict(zip(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"), BLOCK, strict=True))
 
 
 def text(value: str | bytes) -> bytes:
@@ -78,7 +88,7 @@ def blocks(shape: tuple[int, int], kind: int, seed: int) -> bytes:
     weights, nbytes, scales = BLOCK[kind]
     raw = rng.integers(0, 256, (shape[0] * shape[1] // weights, nbytes), dtype=np.uint8)
     for at in scales:
-        size = {Q4_0: 1e-2, Q8_0: 1e-3, Q6_K: 3e-5}.get(kind, 1e-4)
+        size = {Q8_0: 1e-3, Q6_K: 3e-5, Q4_K: 1e-4, Q5_K: 1e-4}.get(kind, 1e-2)
         d = rng.uniform(0.5, 1, len(raw)) * size * (10 if at == 2 else 1)
         raw[:, at : at + 2] = d.astype("<f2").view(np.uint8).reshape(-1, 2)
     return raw.tobytes()

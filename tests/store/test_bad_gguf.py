@@ -95,7 +95,7 @@ RAW = [
     ("2**32 dimensions", of(files.text("w") + struct.pack("<I", 2**32 - 1)), "tensor 'w' has 4294967295 dimensions"),
     ("size 0", of(tensor(shape=(0, 3))), "tensor 'w' has shape [0, 3]; sizes are positive"),
     ("larger than any file", of(tensor(shape=(2**40, 2**40))), "tensor 'w' has shape [1099511627776, 1099511627776]"),
-    ("unread type", of(tensor(kind=21)), "tensor 'w' is IQ3_S; F32, BF16, F16, Q4_0, Q8_0, Q4_K, Q5_K, Q6_K are read"),
+    ("unread type", of(tensor(kind=21)), "tensor 'w' is IQ3_S; F32, BF16, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K"),
     ("integers", of(tensor(kind=26)), "tensor 'w' is I32; F32, BF16, F16, Q4_0"),
     ("removed type", of(tensor(kind=4)), "tensor 'w' is of the unknown type 4; F32, BF16"),
     ("unknown type", of(tensor(kind=2**32 - 1)), "tensor 'w' is of the unknown type 4294967295"),

@@ -11,7 +11,7 @@ from ingot.store.blocks import BLOCKS, QuantisedTensor, dequantise
 from tests.store import gguf_files as files
 from tests.tolerance import DEQUANTISED_OF_SCALE
 
-KINDS = {"Q4_0": files.Q4_0, "Q8_0": files.Q8_0, "Q4_K": files.Q4_K, "Q5_K": files.Q5_K, "Q6_K": files.Q6_K}
+KINDS = files.KINDS
 
 
 def half(block, at):
@@ -21,6 +21,20 @@ def half(block, at):
 def q4_0(block, i):
     q = block[2 + i % 16] >> (4 if i >= 16 else 0) & 15
     return half(block, 0) * (q - 8)
+
+
+def q4_1(block, i):
+    return half(block, 0) * (block[4 + i % 16] >> (4 if i >= 16 else 0) & 15) + half(block, 2)
+
+
+def q5_0(block, i):
+    fifth = struct.unpack_from("<I", block, 2)[0] >> i & 1
+    return half(block, 0) * ((block[6 + i % 16] >> (4 if i >= 16 else 0) & 15 | fifth << 4) - 16)
+
+
+def q5_1(block, i):
+    fifth = struct.unpack_from("<I", block, 4)[0] >> i & 1
+    return half(block, 0) * (block[8 + i % 16] >> (4 if i >= 16 else 0) & 15 | fifth << 4) + half(block, 2)
 
 
 def q8_0(block, i):
@@ -57,7 +71,7 @@ def q6_k(block, i):
     return half(block, 208) * scale * ((low | high << 4) - 32)
 
 
-FORMULAS = {"Q4_0": q4_0, "Q8_0": q8_0, "Q4_K": q4_k, "Q5_K": q5_k, "Q6_K": q6_k}
+FORMULAS = {name: globals()[name.lower()] for name in KINDS}
 
 
 @pytest.mark.parametrize("dtype", KINDS)

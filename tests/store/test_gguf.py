@@ -130,8 +130,8 @@ def test_quantised_tensors_are_their_dequantised_values_in_the_checkpoints_order
 def dequantised(content, kind, shape):
     from ingot.store.blocks import dequantise
 
-    names = {files.Q4_0: "Q4_0", files.Q8_0: "Q8_0", files.Q4_K: "Q4_K", files.Q5_K: "Q5_K", files.Q6_K: "Q6_K"}
-    return dequantise(np.frombuffer(content, np.uint8).reshape(shape[0], -1), names[kind])
+    name = next(name for name, number in files.KINDS.items() if number == kind)
+    return dequantise(np.frombuffer(content, np.uint8).reshape(shape[0], -1), name)
 
 
 def test_reading_leaves_nothing_in_memory_and_views_are_read_only(pair):

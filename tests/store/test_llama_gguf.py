@@ -33,7 +33,17 @@ pytestmark = [
     pytest.mark.skipif(not QUANTISER.exists(), reason=f"llama.cpp is not built under {PLACE} (INGOT_LLAMA)"),
 ]
 PLAIN = ("f32", "f16", "bf16")
-QUANTISED = ("q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "q4_k_m")  # the last: as people run it, in several types
+QUANTISED = (
+    "q8_0",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q4_k",
+    "q5_k",
+    "q6_k",
+    "q4_k_m",
+)  # the last: as people run it, in several types
 MESSAGE = [{"role": "user", "content": "hello world, what is the assistant? ñ 中文 é\n\n 12345 don't"}]
 
 

@@ -2,9 +2,10 @@
 
 A row is a run of blocks; a block holds 32 or 256 weights and their scales. q is a small integer, d and m are fp16:
 
-    Q4_0  Q8_0        w = d q                   q in -8..7, -127..127; 32 weights
-    Q4_K  Q5_K        w = d s q - m t           q in 0..15, 0..31; s, t in 0..63 for every 32 of 256 weights
-    Q6_K              w = d s q                 q in -32..31; s int8 for every 16 of 256 weights
+    Q4_0  Q5_0  Q8_0  w = d q          q in -8..7, -16..15, -128..127; 32 weights
+    Q4_1  Q5_1        w = d q + m      q in 0..15, 0..31; 32 weights
+    Q4_K  Q5_K        w = d s q - m t  q in 0..15, 0..31; s, t in 0..63 for every 32 of 256 weights
+    Q6_K              w = d s q        q in -32..31; s int8 for every 16 of 256 weights
 
 Products are rounded to fp32 one by one, from the left. Source: the block structures of ggml (ggml-common.h).
 """
@@ -99,11 +100,34 @@ def _half(blocks: Array, at: int) -> Array:
     return np.ascontiguousarray(blocks[:, at : at + 2]).view("<f2").astype(np.float32)
 
 
+def _halves(packed: Array) -> Array:
+    """The 32 low and high halves of 16 bytes: the low ones are the first 16 weights'."""
+    return np.concatenate([packed & 15, packed >> 4], axis=1)
+
+
+def _fifths(packed: Array) -> Array:
+    """The 32 bits of 4 bytes, each worth 16."""
+    return np.unpackbits(packed, axis=1, bitorder="little") << 4
+
+
 def _q4_0(blocks: Array) -> Array:
-    q = blocks[:, 2:]
-    both = np.concatenate([q & 15, q >> 4], axis=1).view(np.int8)  # low halves are the first 16 weights
-    both -= 8
-    return both * _half(blocks, 0)
+    q = _halves(blocks[:, 2:]).view(np.int8)
+    q -= 8
+    return q * _half(blocks, 0)
+
+
+def _q4_1(blocks: Array) -> Array:
+    return _halves(blocks[:, 4:]) * _half(blocks, 0) + _half(blocks, 2)
+
+
+def _q5_0(blocks: Array) -> Array:
+    q = (_halves(blocks[:, 6:]) | _fifths(blocks[:, 2:6])).view(np.int8)
+    q -= 16
+    return q * _half(blocks, 0)
+
+
+def _q5_1(blocks: Array) -> Array:
+    return (_halves(blocks[:, 8:]) | _fifths(blocks[:, 4:8])) * _half(blocks, 0) + _half(blocks, 2)
 
 
 def _q8_0(blocks: Array) -> Array:
@@ -152,6 +176,9 @@ def _q6_k(blocks: Array) -> Array:
 
 BLOCKS: dict[str, BlockType] = {
     "Q4_0": BlockType(32, 18, (0,), _q4_0),
+    "Q4_1": BlockType(32, 20, (0, 2), _q4_1),
+    "Q5_0": BlockType(32, 22, (0,), _q5_0),
+    "Q5_1": BlockType(32, 24, (0, 2), _q5_1),
     "Q8_0": BlockType(32, 34, (0,), _q8_0),
     "Q4_K": BlockType(256, 144, (0, 2), _q4_k),
     "Q5_K": BlockType(256, 176, (0, 2), _q5_k),
