@@ -90,6 +90,7 @@ def made(tmp_path_factory):
     keep_decay(hf, lambda values: torch.exp(torch.tensor(values)).numpy())  # what the converter computes
     (hf / "chat_template.jinja").write_text(TEMPLATES["0.8B_2B"])
     shared = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
+    shared |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     budget = {"shortest_edge": 65536, "longest_edge": 16777216}
     (hf / "preprocessor_config.json").write_text(json.dumps(shared | {"size": budget}))
     convert = (sys.executable, ROOT / "bench/convert.py", SOURCE, hf)

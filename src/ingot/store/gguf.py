@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -242,7 +243,7 @@ class _Header:
             raise ValueError(f"{self.path}: {what} is a bool of value {value}; 0 and 1 exist")
         return bool(value)
 
-    def _array(self, what: str) -> Strings | np.ndarray:
+    def _array(self, what: str) -> Strings | array[Any]:
         kind, count = self._number("<I", what), self._number("<Q", what)
         self._elements += count
         if self._elements > ELEMENTS_LIMIT:
@@ -258,7 +259,8 @@ class _Header:
         stored = np.frombuffer(self._data, np.uint8 if kind == _BOOL else dtype, count, begin)
         if kind == _BOOL and count and stored.max() > 1:
             raise ValueError(f"{self.path}: {what} holds a bool of value {stored.max()}; 0 and 1 exist")
-        return stored.astype(dtype)
+        # not as numpy's, which answer `== "text"` and `if` with an array or an error
+        return array(dtype.newbyteorder("=").char.replace("?", "b"), stored.astype(dtype.newbyteorder("=")).tobytes())
 
     def _strings(self, what: str, count: int) -> Strings:
         if 8 * count > self._size - self.at:

@@ -63,6 +63,7 @@ def open_gguf(path: Path, mmproj: Path | None, accept: tuple[str, ...]) -> GGUFM
     holder = _holders(shards)
     tower = _tower(model, mmproj)
     vocabulary = _size(holder, _EMBEDDING, model.path, 2)
+    _check_count(model, "qwen35.block_count", len(holder))
     raw: dict[str, Any] = {"model_type": "qwen3_5", "tie_word_embeddings": "output.weight" not in holder}
     raw["text_config"] = text_config(model.path, model.metadata, vocabulary, accept)
     preprocessing: dict[str, Any] = {}
@@ -96,7 +97,7 @@ def _open_shards(path: Path) -> list[GGUFFile]:
     match = _NUMBERED.match(path.name)
     if match is None:
         file = GGUFFile(path, TEXT)
-        count = file.metadata.get("split.count", 1)
+        count = _integer(file, "split.count", 1)
         if count not in (0, 1):
             raise ValueError(f"{path}: is one of {count} parts, which must be named NAME-00001-of-{count:05d}.gguf")
         return [file]
@@ -107,12 +108,19 @@ def _open_shards(path: Path) -> list[GGUFFile]:
             raise ValueError(f"{sibling}: this part of the model is missing (there is a {path.name})")
     files = [GGUFFile(sibling, TEXT if i == 0 else None) for i, sibling in enumerate(siblings)]
     for number, file in enumerate(files):
-        told = file.metadata.get("split.no", number), file.metadata.get("split.count", count)
+        told = _integer(file, "split.no", number), _integer(file, "split.count", count)
         if told != (number, count):
             raise ValueError(
                 f"{file.path}: says that it is part {told[0]} (from 0) of {told[1]}, not what its name says"
             )
     return files
+
+
+def _integer(file: GGUFFile, key: str, default: int) -> int:
+    value = file.metadata.get(key, default)
+    if not isinstance(value, int):
+        raise ValueError(f"{file.path}: metadata {key!r} is {value!r:.60}; int is needed")
+    return value
 
 
 def _holders(files: list[GGUFFile]) -> dict[str, GGUFFile]:
@@ -150,9 +158,17 @@ def _tower(model: GGUFFile, mmproj: Path | None) -> GGUFFile | None:
 
 def _vision(tower: GGUFFile, accept: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     holder = dict.fromkeys(tower.names, tower)
+    _check_count(tower, "clip.vision.block_count", len(holder))
     positions = _size(holder, _POSITIONS, tower.path, 2)
     frames = sum(name.startswith("v.patch_embd.weight") for name in tower.names)
     return vision_config(tower.path, tower.metadata, positions, max(1, frames), accept)
+
+
+def _check_count(file: GGUFFile, key: str, tensors: int) -> None:
+    """A layer has tensors: what claims more of them than there are tensors is told before rows are made for them."""
+    count = file.metadata.get(key)
+    if isinstance(count, int) and count > tensors:
+        raise ValueError(f"{file.path}: {key} is {count}, but there are {tensors} tensors")
 
 
 def _size(holder: Mapping[str, GGUFFile], name: str, path: Path, rank: int) -> int:

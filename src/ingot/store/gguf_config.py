@@ -6,6 +6,7 @@ A key of the architecture is used here, known to change nothing, or an error.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class _Metadata:
         value = self._metadata.get(key)
         if value is None:
             return default
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, array):
             raise ValueError(f"{self.path}: metadata {key!r} is {value!r:.60}; an array of numbers is needed")
         return list(value.tolist())
 
@@ -213,7 +214,7 @@ def vision_token_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
     """The ids of the tokens that stand for pictures, as a config.json names them; what is not there keeps the official
     id."""
     tokens, types = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
-    if not isinstance(tokens, Strings) or not isinstance(types, np.ndarray) or len(types) != len(tokens):
+    if not isinstance(tokens, Strings) or not isinstance(types, array) or len(types) != len(tokens):
         return {}  # whoever makes the tokenizer will tell
     added = {tokens[int(i)]: int(i) for i in np.flatnonzero(np.isin(types, (_CONTROL, _USER_DEFINED)))}
     return {name: added[token] for name, token in _VISION_TOKENS.items() if token in added}
