@@ -162,6 +162,7 @@ MODEL = [  # changes of metadata (None removes), changes of tensors, the sentenc
     ("heads by layer", {Q + "attention.head_count": [4, 4, 4]}, {}, "'qwen35.attention.head_count' is array"),
     ("a bool for a number", {Q + "context_length": True}, {}, "'qwen35.context_length' is True; int is needed"),
     ("unknown key", {Q + "attention.new": 1}, {}, "qwen35.attention.new is not a key Ingot knows, so it cannot tell"),
+    ("deepstack", {Q + "n_deepstack_layers": 3}, {}, "has deepstack layers; qwen35 has none"),
     ("experts", {Q + "expert_count": 8}, {}, "qwen35.expert_count is not a key Ingot knows"),
     ("two head sizes", {Q + "attention.value_length": 8}, {}, "keys of 16 and values of 8 dimensions"),
     ("heads do not divide", {Q + "ssm.inner_size": 181}, {}, "ssm.inner_size is 181, which 9 value heads do not divid"),

@@ -60,15 +60,15 @@ class _Metadata:
             raise ValueError(f"{self.path}: metadata {key!r} is {value}; a finite number is needed")
         return value
 
-    def list(self, key: str, default: list[Any]) -> list[Any]:
-        """The numbers or bools in an array."""
+    def numbers(self, key: str, default: list[Any]) -> list[Any]:
+        """The numbers or bools (0 and 1) in an array."""
         self._asked.add(key)
         value = self._metadata.get(key)
         if value is None:
             return default
         if not isinstance(value, array):
             raise ValueError(f"{self.path}: metadata {key!r} is {value!r:.60}; an array of numbers is needed")
-        return list(value.tolist())
+        return value.tolist()
 
     def has(self, key: str) -> bool:
         return key in self._metadata
@@ -90,6 +90,8 @@ def text_config(path: Path, metadata: Mapping[str, Any], vocabulary: int, accept
     blocks, mtp = read("qwen35.block_count"), read("qwen35.nextn_predict_layers", default=0)
     head, values = read("qwen35.attention.key_length"), read("qwen35.attention.value_length")
     inner, value_heads = read("qwen35.ssm.inner_size"), read("qwen35.ssm.time_step_rank")
+    if read("qwen35.n_deepstack_layers", default=0) != 0:
+        raise ValueError(f"{path}: has deepstack layers; qwen35 has none")
     if head != values:
         raise ValueError(f"{path}: keys of {head} and values of {values} dimensions; qwen35 has one size")
     if value_heads < 1 or inner % value_heads:
@@ -120,7 +122,7 @@ def text_config(path: Path, metadata: Mapping[str, Any], vocabulary: int, accept
 
 def _layer_types(read: _Metadata, blocks: int, mtp: int) -> dict[str, Any]:
     interval = read("qwen35.full_attention_interval", default=4)
-    recurrent = read.list("qwen35.attention.recurrent_layers", [])
+    recurrent = read.numbers("qwen35.attention.recurrent_layers", [])
     if not recurrent:
         return {"full_attention_interval": interval}
     if len(recurrent) != blocks:
@@ -129,7 +131,10 @@ def _layer_types(read: _Metadata, blocks: int, mtp: int) -> dict[str, Any]:
 
 
 def _rope(read: _Metadata, head_dim: int) -> dict[str, Any]:
-    rotary, sections = read("qwen35.rope.dimension_count"), read.list("qwen35.rope.dimension_sections", [11, 11, 10, 0])
+    rotary, sections = (
+        read("qwen35.rope.dimension_count"),
+        read.numbers("qwen35.rope.dimension_sections", [11, 11, 10, 0]),
+    )
     if len(sections) != 4 or sections[3] != 0:
         raise ValueError(f"{read.path}: qwen35.rope.dimension_sections is {sections}; three counts and a 0 are needed")
     factor = rotary / max(1, head_dim)
@@ -165,7 +170,7 @@ def vision_config(
         raise ValueError(f"{path}: is not a vision tower alone; that of Qwen3.5 has no audio encoder")
     if not read("clip.use_gelu", bool, True) or read("clip.use_silu", bool, False):
         raise ValueError(f"{path}: its activation is not GELU, which the tower of Qwen3.5 has")
-    if any(read.list("clip.vision.is_deepstack_layers", [])):
+    if any(read.numbers("clip.vision.is_deepstack_layers", [])):
         raise ValueError(f"{path}: has deepstack layers; the tower of Qwen3.5 has none")
     config = {
         "depth": read("clip.vision.block_count"),
@@ -187,7 +192,7 @@ def vision_config(
 def _preprocessing(read: _Metadata) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name in ("image_mean", "image_std"):
-        values = [_decimal(value) for value in read.list(f"clip.vision.{name}", [0.5] * 3)]
+        values = [_decimal(value) for value in read.numbers(f"clip.vision.{name}", [0.5] * 3)]
         if len(values) != 3 or not all(0 <= v < 256 for v in values) or (name == "image_std" and 0 in values):
             raise ValueError(f"{read.path}: clip.vision.{name} is {values}; three positive numbers are needed")
         config[name] = values
