@@ -252,6 +252,18 @@ def test_what_a_file_does_not_say_is_as_in_older_files(pair, tmp_path):
     assert open_checkpoint(path).config.text == open_checkpoint(checkpoint).config.text
 
 
+def test_a_file_is_read_once_and_again_when_it_changed(pair, tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(pair[1].read_bytes())
+    name = "model.language_model.norm.weight"
+    first, again = open_checkpoint(path), open_checkpoint(path)
+    assert first._file(name).file is again._file(name).file
+    other = tmp_path / "other"
+    other.write_bytes(pair[1].read_bytes())
+    other.replace(path)
+    assert open_checkpoint(path)._file(name).file is not first._file(name).file
+
+
 def test_no_warning_is_given_for_what_is_whole(pair):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
