@@ -133,21 +133,26 @@ class GGUFWeights:
         """The weight: a view of the file where that has it as it is, else a new array; quantised matrices stay so."""
         weight, info, values = self.placed[name], self.info(name), self.file.values(name)
         rows, columns = self._orders(weight)
-        if info.dtype not in FLOATING:
-            if len(info.shape) == 2:
-                return QuantisedTensor(values, info.dtype, info.shape, self.file.pages(name), rows, columns)
-            flat = dequantise(values.reshape(-1, values.shape[-1]), info.dtype)
-            tensor = Tensor(flat.reshape(info.shape), "F32")
-        elif name == PATCHES:
-            frames = [Tensor(self.file.values(n), self.file.info(n).dtype).float32() for n in self._frames()]
-            tensor = tensor_of(np.stack(frames, axis=2), "F32")
-        else:
+        if name == PATCHES:
+            return tensor_of(np.stack([self._float32(frame) for frame in self._frames()], axis=2), "F32")
+        if info.dtype in FLOATING:
             tensor = Tensor(values.reshape(info.shape), info.dtype, self.file.pages(name))
+        elif len(info.shape) == 2:
+            return QuantisedTensor(values, info.dtype, info.shape, self.file.pages(name), rows, columns)
+        else:
+            tensor = Tensor(self._float32(name).reshape(info.shape), "F32")
         if rows is not None:
             tensor = Tensor(tensor.array[rows], tensor.dtype)
         if columns is not None:
             tensor = Tensor(np.ascontiguousarray(tensor.array[:, columns]), tensor.dtype)  # row after row, as ever
         return self._undone(weight, tensor)
+
+    def _float32(self, name: str) -> np.ndarray:
+        """The values of a tensor as it is in the file."""
+        info, values = self.file.info(name), self.file.values(name)
+        if info.dtype in FLOATING:
+            return Tensor(values, info.dtype).float32()
+        return dequantise(values.reshape(-1, values.shape[-1]), info.dtype).reshape(info.shape)
 
     def release(self, name: str) -> None:
         """Give the tensor's pages back to the system."""
