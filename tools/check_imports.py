@@ -35,8 +35,9 @@ RULES = {
     "grounding": "~prompt ~PIL",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
-    "loading": "cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec numpy "
-    "~torch",
+    "beside": "prompt store",
+    "loading": "beside cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec "
+    "numpy ~torch",
     "saving": "language_model store spec numpy ~torch",
     "ingot": "loading saving language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",

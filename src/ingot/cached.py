@@ -6,17 +6,18 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ingot.model import build
 from ingot.prompt import Tokenizer
 from ingot.prompt.compiled import VERSION, CompiledTokenizer
+from ingot.prompt.gguf import has_tokenizer, tokenizer_from_gguf
 from ingot.quant import Calibration
 from ingot.quant.calibration import CalibratedMatrices
 from ingot.spec import Weight
-from ingot.store import Checkpoint, Tensor
+from ingot.store import Checkpoint, QuantisedTensor, Tensor
 from ingot.store.cache import cache_directory, cache_file, source_of
 from ingot.store.packed import PackedFile, PackedWriter, find
 
@@ -80,7 +81,7 @@ def _cached(
     what = what if component == "text" else f"{component}-{what}"
     path = cache_file(directory, checkpoint.path, what)
     version = f"{ops.PACK_VERSION}.{POLICY}"
-    source = source_of(checkpoint.path, what, version, checkpoint.identity())
+    source = source_of(checkpoint.path, what, version, checkpoint.identity(component))
     file = find(path, source)
     written = None if file else path
     if file is None:
@@ -169,12 +170,12 @@ class _Reader:
         self._checkpoint, self._progress = checkpoint, progress
         self._done, self._total, self._previous = 0, _size(checkpoint, component), ""
 
-    def __call__(self, weight: Weight) -> Tensor:
+    def __call__(self, weight: Weight) -> Tensor | QuantisedTensor:
         if self._previous:
             self._checkpoint.release(self._previous)
         self._previous = weight.name
         tensor = self._checkpoint.read(weight.name)
-        self._done += tensor.nbytes
+        self._done += _stored_bytes(self._checkpoint, weight)
         if self._progress is not None:
             self._progress(self._done, self._total)
         return tensor
@@ -182,35 +183,61 @@ class _Reader:
 
 def _size(checkpoint: Checkpoint, component: str) -> int:
     """Bytes of a component's weights, as stored."""
-    infos = (checkpoint.info(w.name) for w in checkpoint.table.values() if w.component == component)
-    return sum(info.end - info.begin for info in infos)
+    return sum(_stored_bytes(checkpoint, w) for w in checkpoint.table.values() if w.component == component)
 
 
-def tokenizer_of(path: Path, cache: bool | Path) -> Tokenizer | None:
-    """The tokenizer of a checkpoint directory, or None where it has none; `cache` as in `weights_of`."""
-    sets = [[path / name for name in names] for names in TOKENIZER_FILES]
-    files = next(([file for file in files if file.is_file()] for files in sets if files[0].is_file()), [])
-    if not files:
+def _stored_bytes(checkpoint: Checkpoint, weight: Weight) -> int:
+    info = checkpoint.info(weight.name)
+    return info.end - info.begin
+
+
+def tokenizer_of(checkpoint: Checkpoint, cache: bool | Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint, or None where it has none; `cache` as in `weights_of`."""
+    found = _embedded_tokenizer(checkpoint) if checkpoint.embedded else _tokenizer_files(checkpoint.path)
+    if found is None:
         return None
-    if isinstance(cache, Path) or (cache and sum(file.stat().st_size for file in files) >= WORTH_TOKENIZER_BYTES):
+    if isinstance(cache, Path) or (cache and found.nbytes >= WORTH_TOKENIZER_BYTES):
         try:
-            return _cached_tokenizer(path, files, cache if isinstance(cache, Path) else cache_directory())
+            return _cached_tokenizer(checkpoint.path, found, cache if isinstance(cache, Path) else cache_directory())
         except OSError as error:
             warnings.warn(_about("compiled tokenizer", error), stacklevel=3)
-    return Tokenizer.from_directory(path)
+    return found.make()
 
 
-def _cached_tokenizer(path: Path, files: list[Path], directory: Path) -> Tokenizer:
+class _TokenizerSource(NamedTuple):
+    """What a tokenizer is made of: bytes, what tells these from others, and the making."""
+
+    nbytes: int
+    identity: list[tuple[object, ...]]
+    make: Callable[[], Tokenizer]
+
+
+def _tokenizer_files(path: Path) -> _TokenizerSource | None:
+    sets = [[path / name for name in names] for names in TOKENIZER_FILES]
+    files = next(([file for file in files if file.is_file()] for files in sets if files[0].is_file()), [])
+    about = [(file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in files for s in (file.stat(),)]
+    size = sum(file.stat().st_size for file in files)
+    return _TokenizerSource(size, list(about), lambda: Tokenizer.from_directory(path)) if files else None
+
+
+def _embedded_tokenizer(checkpoint: Checkpoint) -> _TokenizerSource | None:
+    embedded = checkpoint.embedded
+    if embedded is None or not has_tokenizer(embedded.tokenizer):
+        return None
+    return _TokenizerSource(
+        embedded.nbytes, [embedded.identity], lambda: tokenizer_from_gguf(embedded.tokenizer, str(checkpoint.path))
+    )
+
+
+def _cached_tokenizer(path: Path, found: _TokenizerSource, directory: Path) -> Tokenizer:
     import tokenizers
 
     place = cache_file(directory, path, "tokenizer")
-    version = f"{VERSION} {tokenizers.__version__}"
-    about = [(file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in files for s in (file.stat(),)]
-    source = source_of(path, "tokenizer", version, about)
-    if found := find(place, source):
-        tables = {name: found.array(name).data for name in CompiledTokenizer.TABLES}
+    source = source_of(path, "tokenizer", f"{VERSION} {tokenizers.__version__}", found.identity)
+    if kept := find(place, source):
+        tables = {name: kept.array(name).data for name in CompiledTokenizer.TABLES}
         return Tokenizer(CompiledTokenizer(tables), str(place))
-    tokenizer = Tokenizer.from_directory(path)
+    tokenizer = found.make()
     made = tokenizer.tables()
     if made is not None:
         with PackedWriter(place, source, len(made)) as writer:

@@ -10,18 +10,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ingot.beside import eos_ids_of, generation_config_of, preprocessor_of, template_of
 from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import Engine
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.prompt import ChatTemplate, Tokenizer
-from ingot.prompt.media import AllowUrls, Preprocessor
-from ingot.prompt.outside_text import read_json_object
+from ingot.prompt.media import AllowUrls
 from ingot.quant import Calibration
 from ingot.quant.prompts import read_prompts
 from ingot.spec.config import with_yarn
 from ingot.spec.formats import FORMATS, held_as
-from ingot.store import open_checkpoint, resolve
+from ingot.store import Checkpoint, open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
 STORED_FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
@@ -40,15 +40,16 @@ def load(
     calibration: str | os.PathLike[str] | None = None,
     cache: bool | str | os.PathLike[str] = True,
     allow_urls: AllowUrls = False,
+    mmproj: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
-    """The model in a Hugging Face checkpoint directory or under a hub id ("Qwen/Qwen3.5-0.8B"); None: the bundled
-    nugget.
+    """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
+    the bundled nugget.
 
     backend   "native" (C++ kernels), "torch" (needs ingot-lm[torch]; `device` as torch names it) or "reference"
               (numpy). None: native, or reference with a warning where the kernels were not built.
-    weights   "f32", "bf16", "q8" or "q4"; None keeps the stored dtype (fp16 becomes f32, the reference computes in
-              f32). q8 and q4 are for the native backend.
+    weights   "f32", "bf16", "q8" or "q4"; None keeps the stored dtype (fp16 becomes f32, a GGUF's quantised types q8,
+              the reference computes in f32). q8 and q4 are for the native backend.
     kv        format of keys and values: "f32", "bf16" or "q8" (8.5 bits). None: "f32" for f32 weights, else "bf16";
               torch has "f32" only.
     threads   of the native or torch backend; None: one a core that this process may use.
@@ -60,6 +61,7 @@ def load(
               (docs/cache.md); False: neither read nor written; a directory: kept there, whatever the size.
     allow_urls  True: pictures and videos of messages may be http(s) addresses, which are fetched; "private": from
               addresses inside your own network too (docs/pictures.md).
+    mmproj    the file with the vision tower of a GGUF model; None: the only mmproj*.gguf beside it.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -72,22 +74,21 @@ def load(
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
-    checkpoint = open_checkpoint(path, accept)
+    checkpoint = open_checkpoint(path, accept, mmproj)
     if yarn is not None:
         if calibration is not None:
             raise ValueError("calibration and yarn exclude each other; weights are rounded for the checkpoint as it is")
         checkpoint = replace(checkpoint, config=with_yarn(checkpoint.config, yarn))
-    ops, fmt = _op_set(backend, weights or STORED_FORMATS[checkpoint.dtype], weights is not None, threads, device)
+    ops, fmt = _op_set(backend, weights or stored_format(checkpoint, backend), weights is not None, threads, device)
     kv = kv or ("f32" if fmt == "f32" or backend == "torch" else "bf16")
     place = cache if isinstance(cache, bool) else Path(cache)
-    tokenizer = tokenizer_of(path, place)
-    template = ChatTemplate.from_directory(path) if tokenizer else None
+    tokenizer = tokenizer_of(checkpoint, place)
+    template = template_of(checkpoint) if tokenizer else None
     prompts = None if calibration is None else _calibration(Path(calibration), fmt, ops, tokenizer, template)
     loaded = weights_of(checkpoint, ops, fmt, place, progress, prompts)
     # torch may hold its pools in another memory
     free = available if backend != "torch" else lambda: None
-    vision = checkpoint.config.vision if checkpoint.has_vision else None
-    preprocessor = None if vision is None else Preprocessor.from_directory(path, vision)
+    preprocessor = preprocessor_of(checkpoint)
 
     def load_vision() -> Any:
         return weights_of(
@@ -95,10 +96,12 @@ def load(
         ).root.model.visual
 
     vocabulary = tokenizer.vocab_size if tokenizer else None
-    engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if vision else None)
-    defaults = _json(path / "generation_config.json")
-    eos_ids = _eos_ids(path, defaults)
-    made = LanguageModel(path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls)
+    engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if preprocessor else None)
+    defaults = generation_config_of(checkpoint)
+    eos_ids = eos_ids_of(checkpoint, defaults)
+    made = LanguageModel(
+        checkpoint.path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls
+    )
     made.checkpoint, made.weights = checkpoint, fmt
     return made
 
@@ -111,6 +114,12 @@ def _calibration(
     if tokenizer is None:
         raise ValueError(f"calibration is {str(path)!r}, but the model has no tokenizer to read it with")
     return read_prompts(path, tokenizer, template)
+
+
+def stored_format(checkpoint: Checkpoint, backend: str | None = None) -> str:
+    """The weight format that a model takes unless told: the one that holds its weights as stored, or for quantised ones
+    q8, which torch has not."""
+    return STORED_FORMATS.get(checkpoint.dtype, "f32" if backend == "torch" else "q8")
 
 
 def nugget_path() -> Path:
@@ -163,16 +172,3 @@ def _torch(threads: int | None, device: str | None) -> Any:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device is {device!r}, which torch cannot use here: {str(error).splitlines()[0]}") from None
     return OpSet(device=device or "cpu")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that need not be there."""
-    return read_json_object(path) if path.is_file() else {}
-
-
-def _eos_ids(path: Path, generation: dict[str, Any]) -> tuple[int, ...]:
-    """End-of-sequence ids that the checkpoint's own files name."""
-    config = _json(path / "config.json")
-    places = (config, config.get("text_config") or {}, generation)
-    found = (place.get("eos_token_id") for place in places)
-    return tuple(i for ids in found for i in (ids if isinstance(ids, list) else [ids]) if isinstance(i, int))

@@ -78,6 +78,8 @@ def _source(model: LanguageModel) -> Checkpoint:
         raise ValueError(
             "model was not loaded from a Hugging Face checkpoint, so there is nothing to copy the rest from"
         )
+    if model.checkpoint.embedded:
+        raise ValueError(f"{model.path} is a GGUF file; only what was loaded from a Hugging Face checkpoint is saved")
     return model.checkpoint
 
 
@@ -200,6 +202,7 @@ def _shards(layout: Layout, shard_bytes: int) -> list[list[str]]:
 def _tensor(source: Checkpoint, stored: str, dtype: str, current: dict[str, Any], may_round: bool) -> Tensor:
     parameter = current.get(source.stored[stored])
     tensor = source.read_stored(stored) if parameter is None else _of_torch(parameter)
+    assert isinstance(tensor, Tensor)  # quantised ones are of GGUF files
     bad = tensor.first_not_finite()
     if bad is not None:
         raise ValueError(f"tensor {stored!r} holds a NaN or an infinity; weights must be finite")

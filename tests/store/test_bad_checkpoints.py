@@ -124,8 +124,8 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ("no config", remove("config.json"), "holds no config.json, which tells the sizes of the model"),
     (
         "gguf",
-        only("model-Q4_K_M.gguf"),
-        "holds model-Q4_K_M.gguf; GGUF files are not read yet, only safetensors\nhint: ",
+        only("mmproj-F16.gguf"),
+        "holds mmproj-F16.gguf, which is not a model by itself, but a vision tower or a later part of one\nhint: ",
     ),
     ("pickle", only("pytorch_model.bin"), "holds pytorch_model.bin, a PyTorch pickle, which can run code when read"),
     ("adapter", only("adapter_model.safetensors"), "holds a LoRA adapter, not a model\nhint: merge it"),
@@ -207,8 +207,16 @@ BAD: list[tuple[str, Callable[[Path], Any], str]] = [
     ),
     ("tied only inside", configure(tie_word_embeddings=False), "tie_word_embeddings: true at its top level"),
     # other people's forms
-    ("MLX names", rename(P, "language_model.model."), "is named as MLX does, whose norms already contain the 1"),
-    ("MLX vision names", rename("model.visual.", "vision_tower."), "'vision_tower."),
+    (
+        "MLX names alone",
+        rename(P, "language_model.model."),
+        "is named as MLX does, but has shape [252, 1, 4], not [channels, width, 1]: whether the norms contain",
+    ),
+    (
+        "MLX vision names",
+        rename("model.visual.", "vision_tower."),
+        "tensor 'language_model.model.embed_tokens.weight' of",
+    ),
     (
         "MLX conv",
         put(CONV, normal(252, 4, 1)),

@@ -141,7 +141,6 @@ def test_what_is_not_there_is_answered_with_what_is_near(cache, name, files, sen
 FILES = [
     ("m/model.safetensors", ("m/model.safetensors", "m/config.json"), "\nhint: give its directory, m"),
     ("m/model.safetensors", ("m/model.safetensors",), "m/model.safetensors: is a file; a checkpoint is a directory"),
-    ("model.gguf", ("model.gguf",), "model.gguf: GGUF files are not read yet; a directory with config.json"),
     ("README", ("README",), "README: is a file; a checkpoint is a directory"),
     ("Tell me a story. " * 40, (), "which cannot be a path: File name too long"),
     ("nul\0byte", (), "which cannot be a path"),

@@ -69,7 +69,7 @@ def _state(entry: Entry, thorough: bool) -> str:
         return "damaged"
     if thorough:
         return "every byte is right" if PackedFile(entry.path).verify() else "damaged"
-    return "" if os.path.isdir(entry.model) else "the model is gone"
+    return "" if os.path.exists(entry.model) else "the model is gone"
 
 
 def _show(

@@ -33,7 +33,7 @@ def parser() -> Parser:
     """The options of `ingot chat`."""
     made = Parser("chat", description="Talk with a model; with -p or a piped prompt: one answer.", epilog=EXAMPLES)
     made.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: nugget, the bundled one)"
+        "model", nargs="?", metavar="MODEL", help="a checkpoint directory, GGUF file or hub id (default: nugget)"
     )
     made.add_argument("-p", "--prompt", metavar="TEXT", help="ask this and leave; - reads it from stdin")
     made.set_defaults(shown=[])
@@ -78,6 +78,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         "--kv", choices=("f32", "bf16", "q8"), help="keys and values (default: bf16, f32 beside f32 weights)"
     )
     group.add_argument("--calibration", metavar="FILE", help="prompts for which q4 is rounded (docs/quantisation.md)")
+    group.add_argument("--mmproj", metavar="FILE", help="the vision tower of a GGUF model (default: the one beside it)")
     group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
     add_yarn(group)
@@ -149,6 +150,7 @@ def load_model(args: argparse.Namespace) -> Any:
             yarn=args.yarn,
             cache=not args.no_cache,
             allow_urls=getattr(args, "allow_urls", False),
+            mmproj=args.mmproj,
             progress=line.at_bytes,
         )
     if model.cache_file:
@@ -164,18 +166,17 @@ def _weights(args: argparse.Namespace, where: Path | None, err: Terminal) -> str
     """
     if where is None or args.backend not in (None, "native") or args.calibration:
         return "q4" if args.calibration else None
-    if (
-        not (where / "config.json").is_file()
-        or sum(f.stat().st_size for f in where.glob("*.safetensors")) < SMALL_BYTES
-    ):
+    from ingot.store import glance
+
+    seen = glance(where)
+    if seen is None or seen[1] < SMALL_BYTES:
         return None
     from ingot.engine import STEP_TOKENS
     from ingot.memory import available
-    from ingot.spec import read_config
     from ingot.spec.cost import memory
 
     free = available()
-    need = memory(read_config(where / "config.json"), "q8", STEP_TOKENS, kv=args.kv or "bf16").total(CONTEXT_TOKENS)
+    need = memory(seen[0], "q8", STEP_TOKENS, kv=args.kv or "bf16").total(CONTEXT_TOKENS)
     fmt = "q8" if free is None or need <= free else "q4"
     err.dim(f"weights in {fmt} (--weights bf16: as stored)\n")
     return fmt

@@ -35,7 +35,9 @@ class Target:
 
 def add_target(parser: Any) -> None:
     """MODEL, --config, --weights, --kv and --threads."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a directory or hub id (default: the nugget)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a directory, GGUF file or hub id (default: the nugget)"
+    )
     parser.add_argument("--config", metavar="FILE", help="a config.json, or an official size: 0.8B, 2B, 4B, 9B, 27B")
     parser.add_argument("--weights", choices=WEIGHTS, help="default: as stored; bf16 for --config")
     parser.add_argument("--kv", choices=KV, help="format of keys and values (default: f32 for f32 weights, else bf16)")
@@ -61,14 +63,12 @@ def _find(args: argparse.Namespace) -> Target:
 
 
 def _model(name: str | None) -> Target:
-    from ingot.loading import STORED_FORMATS, nugget_path
+    from ingot.loading import nugget_path, stored_format
     from ingot.store import open_checkpoint, resolve
 
     path = nugget_path() if chat.is_nugget(name) else resolve(str(name))
     checkpoint = open_checkpoint(path)
-    return Target(
-        name or "nugget", {}, checkpoint.config, path, STORED_FORMATS[checkpoint.dtype], checkpoint.has_vision
-    )
+    return Target(name or "nugget", {}, checkpoint.config, path, stored_format(checkpoint), checkpoint.has_vision)
 
 
 def _of_config(name: str) -> Target:

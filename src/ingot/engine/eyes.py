@@ -19,12 +19,12 @@ PASS_PATCHES = 8192  # of small frames that go through the tower together (taste
 @dataclass(frozen=True)
 class Visual:
     """A picture or video of a prompt. `rows` are the tokens its features take, `grid` its temporal patches, rows and
-    columns of patches, `patches(t, begin, end)` the float32 rows begin .. end of those of temporal patch t, `digest`
-    its content."""
+    columns of patches, `patches(t, begin, end)` the float32 rows begin .. end (without them: all) of temporal patch t,
+    `digest` its content."""
 
     rows: np.ndarray
     grid: tuple[int, int, int]
-    patches: Callable[[int, int, int], np.ndarray]
+    patches: Callable[..., np.ndarray]
     digest: str
 
 

@@ -26,6 +26,7 @@ from ingot.ops.segments import PAGE, Segments
 # Logits alive at once in the loss: 2**24 fp32 values are 64 MiB (taste).
 LOGITS_AT_ONCE = 2**24
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+STORED = ("F32", "BF16", "F16")  # what torch has a dtype for; else tensors are read as fp32
 
 
 class Node(nn.Module):
@@ -102,7 +103,8 @@ class OpSet:
 
     def _load(self, tensor: Any, dtype: torch.dtype) -> Tensor:
         if not isinstance(tensor, Tensor):
-            bits = torch.tensor(tensor.array)  # copies: a memory map must not become a parameter
+            # copies: a memory map must not become a parameter
+            bits = torch.tensor(tensor.array if tensor.dtype in STORED else tensor.float32())
             tensor = bits.view(torch.bfloat16) if tensor.dtype == "BF16" else bits
         return tensor.to(self.device, dtype)
 

@@ -8,8 +8,8 @@ Legend as in `ops.reference`; a vector has 16 lanes, so a packed matrix is panel
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ CACHE_LINE = 64
 Q8_BYTES = reference.GROUP + 2  # of a group in q8: int8 and a bf16 scale
 MAX_THREADS = 64  # taste: more never helped a model of this size, and a container may report hundreds of CPUs
 TABLE_ROWS = 16  # of a mapped embedding that are in memory at once
-STORED = {"F32": "f32", "BF16": "bf16"}
+STORED = {"F32": "f32", "BF16": "bf16"}  # what is packed as it lies; else it is widened to fp32,
+WIDENED = 1 << 22  # so many weights at a time: 16 MB beside the packed ones (taste)
 DELTA_MATRICES = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")  # of a mixer, in its kernel's order
 FULL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj")
 PACK_VERSION = 2  # of what `matrix` makes of a tensor; raise it with any change, or cache files keep the old layout
@@ -77,7 +78,7 @@ class Embedding:
     packed."""
 
     def __init__(self, stored: Any, head: Packed | None) -> None:
-        self.stored, self.head, self.shape = stored, head, stored.array.shape
+        self.stored, self.head, self.shape = stored, head, stored.shape
         self.native = None if head is None else head.native
 
     def rows(self, ids_T: Array) -> Array:
@@ -85,7 +86,7 @@ class Embedding:
         rows_TD = np.empty((len(ids_T), self.shape[1]), np.float32)
         for first in range(0, len(ids_T), TABLE_ROWS):
             some = slice(first, first + TABLE_ROWS)
-            rows_TD[some] = replace(self.stored, array=self.stored.array[ids_T[some]]).float32()
+            rows_TD[some] = self.stored.float32(ids_T[some])
             self.stored.release()
         return rows_TD
 
@@ -127,14 +128,16 @@ class OpSet:
         once, in order."""
         if fmt not in FORMATS:
             raise ValueError(f"fmt is {fmt!r}; the native op set packs {', '.join(map(repr, FORMATS))}")
-        if tensor.array.ndim < 2:
-            raise ValueError(f"a matrix has two dimensions or more; this tensor has shape {tensor.array.shape}")
-        stored = STORED.get(tensor.dtype)
-        source = tensor.array if stored else tensor.float32()
-        source = source.reshape(len(source), -1)
-        outputs, inputs = source.shape
+        if len(tensor.shape) < 2:
+            raise ValueError(f"a matrix has two dimensions or more; this tensor has shape {tensor.shape}")
+        stored, outputs = STORED.get(tensor.dtype), tensor.shape[0]
+        inputs = math.prod(tensor.shape[1:])
         data = aligned_empty((-(-outputs // LANES), packed_bytes((LANES, inputs), fmt)), np.uint8)
-        self._context.pack(np.ascontiguousarray(source), stored or "f32", data, fmt)
+        step = outputs if stored else max(1, WIDENED // inputs // LANES) * LANES
+        for first in range(0, outputs, step):
+            source = tensor.array if stored else tensor.float32(slice(first, first + step))
+            source = np.ascontiguousarray(source.reshape(len(source), -1))
+            self._context.pack(source, stored or "f32", data[first // LANES :][: -(-len(source) // LANES)], fmt)
         return Packed(self, data, (outputs, inputs), fmt)
 
     def packed(self, data: Array, shape: tuple[int, int], fmt: str) -> Packed:

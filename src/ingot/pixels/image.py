@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ingot.pixels.limits import IMAGE_FORMATS, IMAGE_PIXELS
+from ingot.pixels.limits import ASPECT, IMAGE_FORMATS, IMAGE_PIXELS
 
 
 class RefusedError(ValueError):
@@ -37,6 +37,7 @@ def as_rgb(image: Any, name: str) -> Any:
 
     width, height = image.size
     check_size(width, height, name)
+    check_aspect(width, height, name)
     with sentences(name):
         if image.mode.startswith("I"):  # 16 bits a channel; PIL would clip at 255
             image = _eight_bits(image)
@@ -70,6 +71,12 @@ def check_size(width: int, height: int, name: str, most: int = IMAGE_PIXELS) -> 
         raise RefusedError(f"{name} is {width} x {height} pixels; it has none")
     if width * height > most:
         raise RefusedError(f"{name} is {width} x {height} pixels; {most:,} are the most")
+
+
+def check_aspect(width: int, height: int, name: str) -> None:
+    """ValueError for a strip: decoders take minutes for some, and the model sees none."""
+    if max(width, height) > ASPECT * min(width, height):
+        raise RefusedError(f"{name} is {width} x {height} pixels; one side may be {ASPECT} times the other at most")
 
 
 def _hint(data: bytes) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 IMAGE_BYTES = 100 << 20  # of a file (taste: a camera's largest JPEG takes 50)
 IMAGE_PIXELS = 128 << 20  # decoded (taste: eight times what the model can see; 384 MB as RGB)
+ASPECT = 200  # one side to the other (of the reference: longer strips are refused)
 IMAGE_SECONDS = 60  # taste: 128 Mi pixels take four
 
 VIDEO_FORMATS = "MP4, MOV, MKV, WebM, AVI"

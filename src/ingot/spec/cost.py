@@ -85,8 +85,8 @@ def eyes(config: Config, fmt: str, height: int, width: int) -> Eyes | None:
     tokens = max(1, round(height / side)) * max(1, round(width / side))
     patches = tokens * vision.spatial_merge_size**2
     pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-    # alive at once in attention: the stream, its norm, q, k and v, those as they are read, what it gives; in the MLP the
-    # stream, its norm and the sum. Beside them the rows that go together: q|k|v, or the two sides of gelu
+    # alive at once in attention: the stream, its norm, q, k and v, those as they are read, what it gives; in the MLP
+    # the stream, its norm and the sum. Beside them the rows that go together: q|k|v, or the two sides of gelu
     hidden, rows = vision.hidden_size, min(patches, TOWER_ROWS)
     attention = 9 * hidden * patches + rows * 7 * hidden
     mlp = 4 * hidden * patches + rows * (hidden + 2 * vision.intermediate_size)

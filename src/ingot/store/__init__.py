@@ -1,8 +1,9 @@
-"""Files: safetensors in and out, checkpoint directories, the hub."""
+"""Files: safetensors in and out, GGUF in, checkpoint directories, the hub."""
 
 from __future__ import annotations
 
-from ingot.store.checkpoint import Checkpoint, open_checkpoint
+from ingot.store.blocks import QuantisedTensor
+from ingot.store.checkpoint import Checkpoint, glance, open_checkpoint
 from ingot.store.hub import resolve
 from ingot.store.random import write_random_checkpoint
 from ingot.store.safetensors import SafetensorsFile, TensorInfo
@@ -12,10 +13,12 @@ from ingot.store.tensor import FLOATING, Tensor, tensor_of
 __all__ = [
     "FLOATING",
     "Checkpoint",
+    "QuantisedTensor",
     "SafetensorsFile",
     "SafetensorsWriter",
     "Tensor",
     "TensorInfo",
+    "glance",
     "open_checkpoint",
     "resolve",
     "save_safetensors",

@@ -1,9 +1,10 @@
-"""Opening a checkpoint directory: configuration, weights table and files, checked against one another before use."""
+"""Opening a checkpoint, a directory or a GGUF file: configuration, weights table and files, checked against one another
+before use."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,9 +12,20 @@ from pathlib import Path
 import numpy as np
 
 from ingot.spec import Config, Weight, read_config, weights_table
+from ingot.store.blocks import QuantisedTensor
 from ingot.store.foreign import refuse_foreign_files, refuse_foreign_tensors
-from ingot.store.match import check_tied_head, check_weights, majority_dtype, present_rows, stored_names
-from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.gguf_checkpoint import Embedded, gguf_of, open_gguf
+from ingot.store.match import (
+    HEAD,
+    WeightFile,
+    check_tied_head,
+    check_weights,
+    majority_dtype,
+    present_rows,
+    stored_names,
+)
+from ingot.store.mlx import is_mlx, open_mlx
+from ingot.store.safetensors import TensorInfo
 from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
 
@@ -29,7 +41,9 @@ COMPANIONS = (
 class Checkpoint:
     """An open checkpoint: `table` has the rows of the weights that are there, all checked for shape and dtype.
 
-    Names are those of the table (Hugging Face's). `dtype` is the stored dtype ("BF16", "F32" or "F16") of most bytes.
+    Names are those of the table (Hugging Face's). `dtype` is the stored dtype ("BF16", "F32", "F16" or a quantised type
+    of GGUF) of most bytes. `path` is the directory, in which the files beside the weights are, or the GGUF file, whose
+    `embedded` holds what these would say.
     """
 
     path: Path
@@ -38,8 +52,9 @@ class Checkpoint:
     has_mtp: bool
     has_vision: bool
     dtype: str
-    _files: dict[str, SafetensorsFile] = field(repr=False)
+    _files: Mapping[str, WeightFile] = field(repr=False)
     _stored: dict[str, str] = field(repr=False)
+    embedded: Embedded | None = field(default=None, repr=False)
 
     def info(self, name: str) -> TensorInfo:
         """Stored dtype, shape and place of one weight; nothing is read."""
@@ -55,7 +70,7 @@ class Checkpoint:
         """`info` by the name in the files."""
         return self._files[stored].info(stored)
 
-    def read_stored(self, stored: str) -> Tensor:
+    def read_stored(self, stored: str) -> Tensor | QuantisedTensor:
         """A tensor by its name in the files, unchecked."""
         return self._files[stored].tensor(stored)
 
@@ -63,18 +78,24 @@ class Checkpoint:
         """Give its pages back to the system."""
         self._files[stored].release(stored)
 
-    def identity(self) -> list[tuple[object, ...]]:
-        """What tells these files from others, without reading their weights: names, sizes, times, headers."""
-        return sorted({file.identity for file in self._files.values()})
+    def stored_bytes(self) -> int:
+        """Bytes of all weights, as stored."""
+        infos = map(self.info, self.table)
+        return sum(info.end - info.begin for info in infos)
 
-    def read(self, name: str, check_finite: bool = True) -> Tensor:
-        """One weight as a read-only view of its mapped file; ValueError when it holds a NaN or an infinity."""
+    def identity(self, component: str = "text") -> list[tuple[object, ...]]:
+        """What tells the files of a component from others, without reading weights: names, sizes, times, headers."""
+        return sorted({self._file(name).identity for name, row in self.table.items() if row.component == component})
+
+    def read(self, name: str, check_finite: bool = True) -> Tensor | QuantisedTensor:
+        """One weight, a read-only view of its mapped file where that holds it as it is; ValueError when it holds a NaN
+        or an infinity."""
         file = self._file(name)
         tensor = file.tensor(self._stored[name])
         bad = tensor.first_not_finite() if check_finite else None
         if bad is not None:
             place = [int(i) for i in np.unravel_index(bad, tensor.shape)]
-            value = float(Tensor(tensor.array[tuple(place)].reshape(1), tensor.dtype).float32()[0])
+            value = float(tensor.float32(slice(place[0], place[0] + 1))[0, *place[1:]])
             raise ValueError(
                 f"{file.path}: tensor {self._stored[name]!r} holds {value} at {place}; weights must be finite"
             )
@@ -84,41 +105,81 @@ class Checkpoint:
         """Give the weight's pages back to the system (call it once the weight is packed)."""
         self._file(name).release(self._stored[name])
 
-    def _file(self, name: str) -> SafetensorsFile:
+    def _file(self, name: str) -> WeightFile:
         if name not in self._stored:
             raise ValueError(f"{self.path}: there is no weight {name!r} in this checkpoint")
         return self._files[self._stored[name]]
 
 
-def open_checkpoint(path: str | os.PathLike[str], accept: Iterable[str] = ()) -> Checkpoint:
-    """The checkpoint in the directory `path`, checked against its weights table; no weight is read yet.
+def open_checkpoint(
+    path: str | os.PathLike[str], accept: Iterable[str] = (), mmproj: str | os.PathLike[str] | None = None
+) -> Checkpoint:
+    """The checkpoint in the directory or GGUF file `path`, checked against its weights table; no weight is read yet.
 
     `accept` lists config keys and patterns of tensor names ("model.extra.*") to tolerate although Ingot does not know
-    them. Raises ValueError (FileNotFoundError when there is no such directory), naming the file and the tensor, for
-    everything that is missing, unknown, mis-shaped, mis-typed or truncated. docs/checkpoints.md has the list.
+    them. `mmproj` is the file with the vision tower of a GGUF model; None takes the only mmproj*.gguf beside it. Raises
+    ValueError (FileNotFoundError when there is no such directory), naming the file and the tensor, for everything that
+    is missing, unknown, mis-shaped, mis-typed or truncated. docs/checkpoints.md has the list.
     """
-    directory, accept = _directory(path), tuple(accept)
-    refuse_foreign_files(directory)
-    if not (directory / "config.json").is_file():
-        raise ValueError(f"{directory}: holds no config.json, which tells the sizes of the model")
+    accept = tuple(accept)
 
     def accepts(name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in accept)
 
+    gguf = gguf_of(Path(path).expanduser())
+    if gguf is not None:
+        model = open_gguf(gguf, None if mmproj is None else Path(mmproj).expanduser(), accept)
+        return _checked(model.path, model.config, model.files, model.stored, accepts, "its metadata", model.embedded)
+    if mmproj is not None:
+        raise ValueError(f"mmproj is {str(mmproj)!r}; only a GGUF model has its vision tower in a file of its own")
+    directory = _directory(path)
+    refuse_foreign_files(directory)
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"{directory}: holds no config.json, which tells the sizes of the model")
     files = open_shards(directory, accepts)
     infos = {name: file.info(name) for name, file in files.items()}
     refuse_foreign_tensors(files, {name: info for name, info in infos.items() if not accepts(name)})
     config = read_config(directory / "config.json", accept)
-    rows = weights_table(config)
-    stored = stored_names(rows, config.prefix, infos)
+    held: Mapping[str, WeightFile] = files
+    if is_mlx(infos):
+        held, stored = open_mlx(files, config, weights_table(config))
+    else:
+        stored = stored_names(weights_table(config), config.prefix, infos)
+    checkpoint = _checked(directory, config, held, stored, lambda name: name == HEAD or accepts(name), "config.json")
+    check_tied_head(files, infos, checkpoint.table, stored[f"{config.prefix}embed_tokens.weight"])
+    return checkpoint
+
+
+def glance(path: str | os.PathLike[str]) -> tuple[Config, int] | None:
+    """The configuration at `path` and the bytes of its weights' files, without opening a directory's; None where there
+    is no configuration."""
+    place = Path(path)
+    if gguf_of(place) is not None:
+        checkpoint = open_checkpoint(place)
+        return checkpoint.config, checkpoint.stored_bytes()
+    if not (place / "config.json").is_file():
+        return None
+    return read_config(place / "config.json"), sum(f.stat().st_size for f in place.glob("*.safetensors"))
+
+
+def _checked(
+    path: Path,
+    config: Config,
+    files: Mapping[str, WeightFile],
+    stored: dict[str, str],
+    accepts: Callable[[str], bool],
+    described_by: str,
+    embedded: Embedded | None = None,
+) -> Checkpoint:
+    """The checkpoint of a configuration and the tensors in open files, held against one another."""
+    infos = {name: file.info(name) for name, file in files.items()}
     paths = {file.path for file in files.values()}
-    table = present_rows(paths.pop() if len(paths) == 1 else directory, rows, stored, infos)
+    table = present_rows(paths.pop() if len(paths) == 1 else path, weights_table(config), stored, infos)
     stored = {name: stored[name] for name in table}
-    check_weights(files, infos, table, stored, accepts)
-    check_tied_head(files, infos, table, stored[f"{config.prefix}embed_tokens.weight"])
+    check_weights(files, infos, table, stored, accepts, described_by)
     has = {weight.component for weight in table.values()}
     dtype = majority_dtype(infos[name] for name in stored.values())
-    return Checkpoint(directory, config, table, "mtp" in has, "vision" in has, dtype, files, stored)
+    return Checkpoint(path, config, table, "mtp" in has, "vision" in has, dtype, files, stored, embedded)
 
 
 def _directory(path: str | os.PathLike[str]) -> Path:
@@ -126,5 +187,7 @@ def _directory(path: str | os.PathLike[str]) -> Path:
     if not directory.exists():
         raise FileNotFoundError(f"{directory}: there is no such directory")
     if not directory.is_dir():
-        raise ValueError(f"{directory}: is a file; a checkpoint is a directory with config.json and *.safetensors")
+        raise ValueError(
+            f"{directory}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file"
+        )
     return directory

@@ -1,7 +1,7 @@
 """Recognising directories that hold the model in another tool's form, and saying why they are refused.
 
-Reading them as if they were Hugging Face checkpoints would give wrong answers, not errors: MLX has already added the 1
-of `1 + w` to the norms and moved the convolution's axes, GGUF has reordered the value heads.
+Reading them as if they were Hugging Face checkpoints would give wrong answers, not errors. What MLX tools wrote without
+quantising it is read (`ingot.store.mlx`), if its names and shapes are all MLX's.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ingot.store.mlx import TEXT
 from ingot.store.safetensors import SafetensorsFile, TensorInfo
 from ingot.store.tensor import FLOATING
 
-_MLX_PREFIXES = ("language_model.", "vision_tower.")
 _QUANTISED_ENDINGS = (
     ".scales", ".biases", ".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".weight_packed", ".weight_scale",
     ".weight_scale_inv", ".weight_scale_2", ".weight_zero_point", ".input_scale", ".SCB",
@@ -31,7 +31,10 @@ def refuse_foreign_files(directory: Path) -> None:
         raise ValueError(f"{directory}: holds a LoRA adapter, not a model\nhint: merge it into its base model first")
     gguf = [name for name in names if name.endswith(".gguf")]
     if gguf:
-        raise ValueError(f"{directory}: holds {gguf[0]}; GGUF files are not read yet, only safetensors\n{_ORIGINAL}")
+        raise ValueError(
+            f"{directory}: holds {gguf[0]}, which is not a model by itself, but a vision tower or a later part of one\n"
+            "hint: get the model's GGUF file too"
+        )
     pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     if pickles:
         raise ValueError(
@@ -55,14 +58,21 @@ def refuse_foreign_tensors(files: Mapping[str, SafetensorsFile], infos: Mapping[
                 f"{at} ({info.dtype}) belongs to a quantised checkpoint; weights in {', '.join(FLOATING)} are read\n"
                 f"{_ORIGINAL}; Ingot quantises it itself"
             )
-        if name.startswith(_MLX_PREFIXES):
-            raise ValueError(f"{at} is named as MLX does, whose norms already contain the 1 of 1 + w\n{_ORIGINAL}")
-        if _is_mlx_conv(name, info.shape):
+        if _is_conv(name) and name.startswith(TEXT) and not _is_mlx_shape(info.shape):
+            raise ValueError(
+                f"{at} is named as MLX does, but has shape {list(info.shape)}, not [channels, width, 1]: whether the "
+                f"norms contain the 1 of 1 + w cannot be told\n{_ORIGINAL}"
+            )
+        if _is_conv(name) and not name.startswith(TEXT) and _is_mlx_shape(info.shape):
             raise ValueError(
                 f"{at} has shape {list(info.shape)}, [channels, width, 1] as MLX stores it; Hugging Face has "
                 f"[channels, 1, width], and MLX's norms already contain the 1 of 1 + w\n{_ORIGINAL}"
             )
 
 
-def _is_mlx_conv(name: str, shape: tuple[int, ...]) -> bool:
-    return name.endswith("linear_attn.conv1d.weight") and len(shape) == 3 and shape[1] > 1 and shape[2] == 1
+def _is_conv(name: str) -> bool:
+    return name.endswith("linear_attn.conv1d.weight")
+
+
+def _is_mlx_shape(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[1] > 1 and shape[2] == 1

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a directory: a path, or a Hugging Face id in the cache or on the hub."""
+"""From what the user calls a model to its place: a path, or a Hugging Face id in the cache or on the hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ingot.spec.config import SIZES
 from ingot.spec.text_file import shown
+from ingot.store.gguf import is_gguf
 from ingot.store.shards import INDEX, read_index
 
 _HUB_ID = re.compile(
@@ -18,10 +19,10 @@ _WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
-    """The directory of `model`: an existing directory, or a hub id "org/name".
+    """The place of `model`: an existing directory or GGUF file, or the directory of a hub id "org/name".
 
     An id is looked up in the Hugging Face cache (HF_HOME, HF_HUB_CACHE) first and only then downloaded. Raises
-    ValueError for a file or an impossible name, FileNotFoundError when nothing was found; both name what is near.
+    ValueError for another file or an impossible name, FileNotFoundError when nothing was found; both name what is near.
     """
     if not os.fspath(model):
         raise ValueError("model is empty; a directory or a hub id such as 'Qwen/Qwen3.5-0.8B' is needed")
@@ -32,7 +33,7 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         is_directory, is_file = path.is_dir(), path.is_file()
     except OSError as error:
         raise ValueError(f"model is {str(path)!r:.80}, which cannot be a path: {error.strerror}") from None
-    if is_directory:
+    if is_directory or (is_file and is_gguf(path)):
         return path
     if is_file or path.suffix in _WEIGHT_FILES:
         raise _about_file(path)
@@ -56,12 +57,10 @@ def is_hub_id(name: str) -> bool:
 def _about_file(path: Path) -> Exception:
     if not path.exists():
         return _about_missing(path)
-    if path.suffix == ".gguf":
-        return ValueError(
-            f"{path}: GGUF files are not read yet; a directory with config.json and *.safetensors is needed"
-        )
     hint = f"\nhint: give its directory, {path.parent}" if (path.parent / "config.json").is_file() else ""
-    return ValueError(f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors{hint}")
+    return ValueError(
+        f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file{hint}"
+    )
 
 
 def _about_missing(path: Path) -> FileNotFoundError:

@@ -5,19 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from ingot.spec import Weight
-from ingot.store.safetensors import SafetensorsFile, TensorInfo
-from ingot.store.tensor import FLOATING
+from ingot.store.blocks import BLOCKS, QuantisedTensor
+from ingot.store.safetensors import TensorInfo
+from ingot.store.tensor import FLOATING, Tensor
 
 _OPTIONAL = ("mtp", "vision")  # components a file may lack: transformers drops `mtp.*` when it saves
 _PREFIXES = ("model.language_model.", "model.")  # of the decoder in multimodal and in text-only files
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 _COMPARED_AT_ONCE = 1 << 22  # bytes
 
-Files = Mapping[str, SafetensorsFile]
+
+class WeightFile(Protocol):
+    """An open file of weights."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def identity(self) -> tuple[object, ...]: ...
+    def info(self, name: str) -> TensorInfo: ...
+    def tensor(self, name: str) -> Tensor | QuantisedTensor: ...
+    def release(self, name: str) -> None: ...
+
+
+Files = Mapping[str, WeightFile]
 Infos = Mapping[str, TensorInfo]
 
 
@@ -51,44 +66,53 @@ def present_rows(
 
 
 def _cure(missing: list[str]) -> str:
-    if missing != [_HEAD]:
+    if missing != [HEAD]:
         return ""
     return "\nhint: when the head shares the embedding, config.json says tie_word_embeddings: true at its top level"
 
 
 def check_weights(
-    files: Files, infos: Infos, table: Mapping[str, Weight], stored: Mapping[str, str], accepts: Callable[[str], bool]
+    files: Files,
+    infos: Infos,
+    table: Mapping[str, Weight],
+    stored: Mapping[str, str],
+    accepts: Callable[[str], bool],
+    described_by: str = "config.json",
 ) -> None:
-    """Raise ValueError for a tensor that is unknown (and not accepted), mis-shaped or mis-typed."""
+    """Raise ValueError for a tensor that is unknown (and not accepted), mis-shaped or mis-typed; `described_by` says
+    what the table follows from."""
     known = {stored_name: table[name] for name, stored_name in stored.items()}
     for name, info in infos.items():
         if name in known:
-            _check_weight(f"{files[name].path}: tensor {name!r}", known[name], info)
-        elif name != _HEAD and not accepts(name):
+            _check_weight(f"{files[name].path}: tensor {name!r}", known[name], info, described_by)
+        elif not accepts(name):
             raise ValueError(
-                f"{files[name].path}: tensor {name!r} ({info.dtype} {list(info.shape)}) is not part of the model that "
-                f"config.json describes\nhint: pass accept=['{name}'] to ignore it; patterns such as 'mtp.*' work too"
+                f"{files[name].path}: tensor {name!r} ({info.dtype} {list(info.shape)}) is not part of the model "
+                f"that {described_by} describes\n"
+                f"hint: pass accept=['{name}'] to ignore it; patterns such as 'mtp.*' work too"
             )
 
 
-def _check_weight(where: str, weight: Weight, info: TensorInfo) -> None:
+def _check_weight(where: str, weight: Weight, info: TensorInfo, described_by: str) -> None:
     if info.shape != weight.shape:
-        raise ValueError(f"{where} has shape {list(info.shape)}; config.json asks for {list(weight.shape)}")
-    if info.dtype not in FLOATING:
+        raise ValueError(f"{where} has shape {list(info.shape)}; {described_by} asks for {list(weight.shape)}")
+    if info.dtype not in FLOATING and info.dtype not in BLOCKS:
         raise ValueError(f"{where} has dtype {info.dtype}; weights are read from {', '.join(FLOATING)}")
 
 
 def check_tied_head(files: Files, infos: Infos, table: Mapping[str, Weight], embedding: str) -> None:
     """A tied checkpoint may store the head all the same, if it has the embedding's very bytes."""
-    if _HEAD in table or _HEAD not in infos:
+    if HEAD in table or HEAD not in infos:
         return
-    head, source = files[_HEAD].tensor(_HEAD), files[embedding].tensor(embedding)
+    head, source = files[HEAD].tensor(HEAD), files[embedding].tensor(embedding)
+    assert isinstance(head, Tensor)
+    assert isinstance(source, Tensor)  # safetensors have no blocks
     same = head.dtype == source.dtype and head.shape == source.shape and _same_bytes(head.array, source.array)
-    files[_HEAD].release(_HEAD)
+    files[HEAD].release(HEAD)
     files[embedding].release(embedding)
     if not same:
         raise ValueError(
-            f"{files[_HEAD].path}: tensor {_HEAD!r} differs from {embedding!r}, though config.json says "
+            f"{files[HEAD].path}: tensor {HEAD!r} differs from {embedding!r}, though config.json says "
             "tie_word_embeddings: true\nhint: if the head is its own, set tie_word_embeddings to false at the top level"
         )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ingot.spec.text_file import parse_json, shown
+from ingot.store.mapped import give_back, map_whole, open_regular, refuse_stand_ins
 from ingot.store.tensor import STORAGE, Tensor, byte_length
 
 # Bytes. The format allows ten times as many; JSON made to be hostile takes 25 times its size in memory, and the largest
@@ -50,12 +50,12 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        with _open(self.path) as file:
+        with open_regular(self.path, "safetensors") as file:
             about = os.fstat(file.fileno())
             size = about.st_size
             header = _read_header(self.path, file, size)
             self._entries, self.metadata = _parse_header(self.path, header, size - 8 - len(header))
-            self._map = _mapped(self.path, file)
+            self._map = map_whole(self.path, file)
         self.nbytes = size
         # What tells that a file is another one, without reading it. A program can restore the time of the last write
         # after changing a file (`cp -p`, rsync), hardly that of the last change.
@@ -100,36 +100,7 @@ class SafetensorsFile:
 
     def _release(self, at: int, begin: int, end: int) -> None:
         """Bytes begin:end behind `at`, with the whole of the pages they touch."""
-        if not hasattr(mmap, "MADV_DONTNEED") or begin >= end:  # Windows has no such call
-            return
-        first = (at + begin) - (at + begin) % mmap.PAGESIZE
-        with suppress(OSError):  # it is advice: a file system that refuses it costs memory, not correctness
-            self._map.madvise(mmap.MADV_DONTNEED, first, at + end - first)
-
-
-def _open(path: Path) -> Any:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        dangling = " (a link to nowhere)" if path.is_symlink() else ""
-        raise FileNotFoundError(f"{path}: there is no such file{dangling}") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from None
-    if stat.S_ISDIR(mode):
-        raise ValueError(f"{path}: is a directory, not a safetensors file")
-    if not stat.S_ISREG(mode):
-        raise ValueError(f"{path}: is not a regular file, so it cannot be memory-mapped")
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be opened: {error.strerror}") from None
-
-
-def _mapped(path: Path, file: Any) -> mmap.mmap:
-    try:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, OverflowError) as error:  # a limit on the process's memory; a file larger than addresses reach
-        raise ValueError(f"{path}: cannot be memory-mapped: {error}") from None
+        give_back(self._map, at + begin, at + end)
 
 
 def _read_header(path: Path, file: Any, size: int) -> bytes:
@@ -150,14 +121,11 @@ def _read_header(path: Path, file: Any, size: int) -> bytes:
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
     """Name the files that people most often have in a safetensors file's place."""
-    if start.startswith(b"version "):
-        raise ValueError(f"{path}: is a Git LFS pointer, not the weights\nhint: run `git lfs pull` in that repository")
+    refuse_stand_ins(path, start)
     if start.startswith(b"GGUF"):
         raise ValueError(f"{path}: is a GGUF file, not safetensors")
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
         raise ValueError(f"{path}: is a PyTorch pickle, which can run code when read; only safetensors is read")
-    if start.lstrip()[:2].lower() in (b"<!", b"<h"):
-        raise ValueError(f"{path}: is a web page, not the weights: the download went wrong")
 
 
 def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:

@@ -76,14 +76,16 @@ class Tensor:
             row = self.nbytes // self.shape[0]
             self.pages(begin * row, (self.shape[0] if end is None else end) * row)
 
-    def float32(self) -> np.ndarray:
-        """The values as a new, writable float32 array; exact for all three floating dtypes."""
+    def float32(self, rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """The values, or those of `rows` (a slice or indices), as a new, writable float32 array; exact for all three
+        floating dtypes."""
+        stored = self.array if rows is None else self.array[rows]
         if self.dtype == "BF16":
-            bits = self.array.astype(np.uint32)
+            bits = stored.astype(np.uint32)
             bits <<= 16
             return bits.view(np.float32)
         if self.dtype in FLOATING:
-            return self.array.astype(np.float32)
+            return stored.astype(np.float32)
         raise ValueError(f"a {self.dtype} tensor cannot be read as float32; only {', '.join(FLOATING)} can")
 
     def first_not_finite(self) -> int | None:

@@ -98,7 +98,11 @@ class Preprocessor:
         """From preprocessor_config.json and video_preprocessor_config.json where they are there, else the official
         budgets; ValueError where they contradict the tower."""
         image = _read(Path(path) / "preprocessor_config.json")
-        video = _read(Path(path) / "video_preprocessor_config.json")
+        return cls.from_configs(image, _read(Path(path) / "video_preprocessor_config.json"), vision)
+
+    @classmethod
+    def from_configs(cls, image: Mapping[str, Any], video: Mapping[str, Any], vision: VisionConfig) -> Preprocessor:
+        """From what these files would hold."""
         made = cls(
             vision.patch_size,
             vision.spatial_merge_size,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 
-MAX_ASPECT = 200  # of the reference: longer strips are refused
+from ingot.pixels.image import check_aspect
 
 
 def image_size(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """Height and width at which an image is seen; ValueError for a strip of more than 200 : 1."""
-    _check_aspect("image", height, width)
+    check_aspect(width, height, "the image")
     return _fit(height, width, 1, 1, factor, min_pixels, max_pixels)
 
 
@@ -24,15 +24,8 @@ def video_size(
     if min(height, width) < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
-    _check_aspect("video", height, width)
+    check_aspect(width, height, "the video")
     return _fit(height, width, frames, round(frames / temporal) * temporal, factor, min_pixels, max_pixels)
-
-
-def _check_aspect(what: str, height: int, width: int) -> None:
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise ValueError(
-            f"the {what} is {width} x {height} pixels; one side may be {MAX_ASPECT} times the other at most"
-        )
 
 
 def _fit(
