@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingot.prompt import ChatTemplate, Tokenizer, normalise_messages, normalise_tools, render
@@ -14,7 +15,7 @@ from tests.hostile import files, inputs, programs
 from tests.hostile.row import Row
 from tests.prompt import test_media, test_messages, test_sandbox, test_tokenizer
 from tests.prompt.small_tokenizer import write_small_tokenizer
-from tests.store import test_bad_checkpoints, test_bad_files
+from tests.store import test_bad_checkpoints, test_bad_files, test_bad_gguf
 from tests.store.store_files import make_checkpoint
 
 
@@ -51,10 +52,35 @@ def _parts(place: Path) -> Any:
     return write_small_tokenizer(place, parts=True)
 
 
+@cache
+def _model_and_tower() -> Any:
+    with TemporaryDirectory() as place:
+        return test_bad_gguf.model_and_tower(Path(place))
+
+
+def _gguf(model: Any, tower: Any = ({}, {})) -> Callable[[Path], Any]:
+    """A GGUF model with changes of its metadata and tensors, and a tower with its own beside it."""
+
+    def attempt(place: Path) -> Any:
+        whole = _model_and_tower()
+        (place / "m.gguf").write_bytes(test_bad_gguf.changed(whole[0], *model))
+        if any(tower):
+            (place / "mmproj.gguf").write_bytes(test_bad_gguf.changed(whole[1], *tower))
+        return test_bad_gguf.read_whole(place / "m.gguf")
+
+    return attempt
+
+
 def _collected() -> Iterator[Row]:
     """The tables of the readers' own tests."""
     for bad in test_bad_files.BAD:
         yield Row("Weight files", bad.name, _content("model.safetensors", bad.content, _weights))
+    for name, content, _ in test_bad_gguf.RAW:
+        yield Row("GGUF files", name, _content("m.gguf", content, lambda place: open_checkpoint(place / "m.gguf")))
+    for name, *model, _ in test_bad_gguf.MODEL:
+        yield Row("GGUF files", f"a model: {name}", _gguf(model))
+    for name, *tower, _ in test_bad_gguf.TOWER:
+        yield Row("GGUF files", f"a tower: {name}", _gguf(({}, {}), tower))
     for name, spoil, _ in test_bad_checkpoints.BAD:
         yield Row("Checkpoint directories", name, _read_after(spoil, make_checkpoint, open_checkpoint))
     for table, write, what in ((test_tokenizer.BAD_WHOLE, _whole, ""), (test_tokenizer.BAD_PARTS, _parts, "parts: ")):

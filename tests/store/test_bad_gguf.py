@@ -146,9 +146,13 @@ def test_versions_2_and_3_are_the_same_here(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
+    return model_and_tower(tmp_path_factory.mktemp("hf"))
+
+
+def model_and_tower(place):
     """Metadata and tensors of a model that opens, and of its vision tower."""
     raw = config(vocab_size=400)
-    checkpoint = make_checkpoint(tmp_path_factory.mktemp("hf"), raw)
+    checkpoint = make_checkpoint(place, raw)
     text = files.text_metadata(raw["text_config"]), files.text_tensors(checkpoint, raw)
     return text, (files.vision_metadata(raw["vision_config"]), files.vision_tensors(checkpoint))
 
