@@ -244,6 +244,13 @@ def tools(m):
     assert with_tools > m.chat(MESSAGES, max_tokens=1).usage.prompt_tokens
 
 
+def chat_template_kwargs(m):
+    before = {"role": "assistant", "reasoning_content": "because", "content": "world"}
+    turns = [*MESSAGES, before, *MESSAGES]
+    kept = m.chat(turns, chat_template_kwargs={"preserve_thinking": True}, max_tokens=1).usage.prompt_tokens
+    assert kept > m.chat(turns, max_tokens=1).usage.prompt_tokens
+
+
 ROWS = {
     row.__name__: row
     for row in (
@@ -275,6 +282,7 @@ ROWS = {
         progress,
         thinking,
         tools,
+        chat_template_kwargs,
     )
 }
 

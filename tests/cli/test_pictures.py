@@ -108,7 +108,7 @@ BAD = [
     (["--image", "cut.png", "--image", "photo.pgn"], "ingot: --image photo.pgn: there is no such file"),
     (["--image", "text.png"], "ingot: text.png is not an image that Ingot reads (JPEG, PNG, WEBP, GIF, BMP)"),
     (["--image", "empty.png"], "(JPEG, PNG, WEBP, GIF, BMP)\nhint: it is empty\n"),
-    (["--image", "strip.png"], "the image is 201 x 1 pixels; one side may be 200 times the other at most\n"),
+    (["--image", "strip.png"], "strip.png is 201 x 1 pixels; one side may be 200 times the other at most\n"),
     (["--image", "photo.png", "--max-pixels", "0"], "ingot: --max-pixels is 0; a positive number of pixels is needed"),
     (["--image", "photo.png", "--max-pixels", "63"], "max_pixels is 63; it must be at least 64, one token\n"),
     (["--image", "photo.png", "--max-pixels", "few"], "argument --max-pixels: invalid int value: 'few'"),

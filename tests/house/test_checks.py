@@ -84,7 +84,7 @@ def test_what_is_imported_is_declared():
         "project"
     ]
     extras = project["optional-dependencies"]
-    needs = [*project["dependencies"], *extras["torch"], *extras["verify"]]
+    needs = [*project["dependencies"], *extras["torch"], *extras["verify"], *extras["video"]]
     declared = {re.split(r"\W", need)[0] for need in needs}
     words = {word.lstrip("~") for row in check_imports.RULES.values() for word in row.split()}
     words = {{"PIL": "pillow"}.get(word, word) for word in words}

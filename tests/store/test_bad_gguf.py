@@ -177,7 +177,8 @@ MODEL = [  # changes of metadata (None removes), changes of tensors, the sentenc
     ("infinite theta", {Q + "rope.freq_base": float("inf")}, {}, "'qwen35.rope.freq_base' is inf; a finite number"),
     ("two sections", {Q + "rope.dimension_sections": [1, 1]}, {}, "dimension_sections is [1, 1]; three counts and a 0"),
     ("a fourth section", {Q + "rope.dimension_sections": [1, 1, 0, 1]}, {}, "dimension_sections is [1, 1, 0, 1]"),
-    ("yarn", {Q + "rope.scaling.type": "yarn"}, {}, "rope_type is 'yarn'"),
+    ("yarn", {Q + "rope.scaling.type": "yarn"}, {}, "metadata 'qwen35.rope.scaling.factor' is missing"),
+    ("another longer context", {Q + "rope.scaling.type": "longrope"}, {}, "rope_type is 'longrope'"),
     ("layers that are not there", {Q + "block_count": 9}, {}, "recurrent_layers has 3 entries; block_count is 9"),
     ("more MTP than blocks", {Q + "nextn_predict_layers": 4}, {}, "num_hidden_layers is -1"),
     ("two MTP layers", {Q + "nextn_predict_layers": 2}, {}, "mtp_num_hidden_layers is 2; 0 and 1 exist"),
@@ -213,6 +214,13 @@ def read_whole(path):
 def changed(model, metadata, tensors):
     both = [model[0] | metadata, model[1] | tensors]
     return files.gguf(*({k: v for k, v in part.items() if v is not None} for part in both))
+
+
+def test_yarn_is_read(tmp_path, whole):
+    path, scaling = tmp_path / "m.gguf", {"type": "yarn", "factor": 4.0, "original_context_length": 96}
+    path.write_bytes(changed(whole[0], {f"{Q}rope.scaling.{key}": value for key, value in scaling.items()}, {}))
+    text = open_checkpoint(path).config.text
+    assert (text.rope_parameters.rope_type, text.rope_parameters.factor, text.context) == ("yarn", 4.0, 384)
 
 
 def test_accept_tolerates_what_it_names(tmp_path, whole):

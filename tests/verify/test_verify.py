@@ -11,6 +11,7 @@ import pytest
 
 from ingot.cli import main
 from ingot.loading import nugget_path
+from ingot.prompt import Tokenizer
 from ingot.store import tensor_of
 from ingot.verify import numbers, verify
 from ingot.verify.check import FAIL, OK, SKIP
@@ -207,10 +208,18 @@ def test_a_template_that_is_another_model_s(copy, source):
     assert {checks[name] for name in ("tokenizer", "logits", "identities", "q8", "q4")} == {OK}
 
 
-def test_a_tokenizer_that_does_not_give_back(copy):
+def test_a_tokenizer_that_changes_texts(copy):
     raw = json.loads((copy / "tokenizer.json").read_text())
     raw["normalizer"] = {"type": "Lowercase"}
     (copy / "tokenizer.json").write_text(json.dumps(raw))
+    check = found(copy, "tokenizer", quick=True)
+    assert check.state == FAIL
+    assert "has the normalizer 'Lowercase'" in check.text
+
+
+def test_a_tokenizer_that_does_not_give_back(copy, monkeypatch):
+    whole = Tokenizer.decode
+    monkeypatch.setattr(Tokenizer, "decode", lambda *args, **kwargs: whole(*args, **kwargs).lower())
     check = found(copy, "tokenizer", quick=True)
     assert check.state == FAIL
     assert check.text.startswith("'The lighthouse keeper counted the ships ")

@@ -144,7 +144,12 @@ def _rope(read: _Metadata, head_dim: int) -> dict[str, Any]:
     kind = "default"
     if read.has("qwen35.rope.scaling.type"):
         kind = {"none": "default"}.get(found := read("qwen35.rope.scaling.type", str), found)
-    return {
+    longer = {}
+    if kind == "yarn":
+        longer["factor"] = _decimal(read("qwen35.rope.scaling.factor", float))
+        if read.has("qwen35.rope.scaling.original_context_length"):
+            longer["original_max_position_embeddings"] = read("qwen35.rope.scaling.original_context_length", int)
+    return longer | {
         "rope_type": kind,
         "rope_theta": _decimal(read("qwen35.rope.freq_base", float)),
         "partial_rotary_factor": factor,
