@@ -72,30 +72,31 @@ inline V round_probability(V x) {
   return if_greater(all(1.3877788e-17f), x, zero(), nearest);
 }
 
-// Scores of some rows become probabilities of their first `limit(row)` keys; All says that every row sees all.
+// Scores of some rows become probabilities of their first `limit(row)` keys; All says that every row sees all. What is
+// across lanes goes in loops of its own: inside the others, rows would wait for each other.
 template <bool All, class Limit>
 inline void soften_rows(const PairScratch& at, int64_t rows, const Limit& limit, float* top, float* total) {
   const V least = all(-3.40282347e38f);
+  alignas(64) float across[pair_slice * lanes];
+  const auto part_of = [&](int64_t row, int i) {
+    const V part = load(at.scores + row * page_keys + i * lanes);
+    return All ? part : first_lanes(part, int(limit(row)) - i * lanes, least);
+  };
+  for (int64_t row = 0; row < rows; ++row)
+    store(across + row * lanes, max(max(part_of(row, 0), part_of(row, 1)), max(part_of(row, 2), part_of(row, 3))));
+  for (int64_t row = 0; row < rows; ++row) top[row] = max(load(across + row * lanes));
   for (int64_t row = 0; row < rows; ++row) {
-    const float* s = at.scores + row * page_keys;
-    Left* p = at.p + row * page_keys;
-    const int seen = All ? page_keys : int(limit(row));
+    const V highest = all(top[row]);
     V part[4];
     INGOT_UNROLL
     for (int i = 0; i < 4; ++i) {
-      part[i] = load(s + i * lanes);
-      if constexpr (!All) part[i] = first_lanes(part[i], seen - i * lanes, least);
+      part[i] = round_probability(power_of_two(part_of(row, i) - highest));
+      if constexpr (!All) part[i] = first_lanes(part[i], int(limit(row)) - i * lanes, zero());
+      store_bf16(at.p + row * page_keys + i * lanes, part[i]);
     }
-    top[row] = max(max(max(part[0], part[1]), max(part[2], part[3])));
-    const V highest = all(top[row]);
-    INGOT_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      part[i] = round_probability(power_of_two(part[i] - highest));
-      if constexpr (!All) part[i] = first_lanes(part[i], seen - i * lanes, zero());
-      store_bf16(p + i * lanes, part[i]);
-    }
-    total[row] = sum((part[0] + part[1]) + (part[2] + part[3]));
+    store(across + row * lanes, (part[0] + part[1]) + (part[2] + part[3]));
   }
+  for (int64_t row = 0; row < rows; ++row) total[row] = sum(load(across + row * lanes));
 }
 
 // Rows row0 .. row1 of a tile (at most pair_slice) take one block, of which they see `limit(row)` keys.

@@ -10,26 +10,28 @@ inline constexpr int64_t tile_rows = 5;
 
 // bf16: R tiles of rows by C panels, whose sums stay in tiles 0 .. R * C - 1 over a chunk of groups. Between chunks
 // they are kept in a place of their own: rows of y are often a multiple of 4 KiB apart, and would meet in one set of
-// the cache.
+// the cache. The matrix unit is configured for as long as this lives: that takes as long as ten products.
 struct Bf16Tiles {
   const Linear& op;
   int64_t row, panel;  // first of the matmul tile
   bool from_memory;    // the weights are used once, as they arrive
   float* kept;         // [tiles, 2, 16, 16]: sums of two panels
-  int64_t apart = 1;   // panels between those of one run
+  int64_t tall;        // rows of a tile; those past the last row are computed and left
+  const Tiles configured{configuration(tall)};
+  int64_t apart = 1;  // panels between those of one run
+
+  static TileConfig configuration(int64_t tall) {
+    TileConfig config;
+    for (int i = 0; i < 6; ++i) config.tile(i, tall, 64);
+    for (int i = 6; i < 8; ++i) config.tile(i, row_tile, 64);
+    return config;
+  }
 
   float* kept_at(int64_t tile, int64_t c) const { return kept + (2 * tile + c) * row_tile * lanes; }
 
   template <int R, int C>
   void run(const LinearSink& sink, int64_t tile, int64_t p, int64_t last_rows, Groups groups) const {
-    TileConfig config;
     const auto rows_of = [&](int r) { return r == R - 1 ? last_rows : row_tile; };
-    for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < C; ++c) config.tile(r * C + c, rows_of(r), 64);
-      config.tile(4 + r, rows_of(r), 64);
-    }
-    for (int c = 0; c < 2; ++c) config.tile(6 + c, row_tile, 64);
-    const Tiles tiles(config);
     const bool last_chunk = groups.end == op.rounded.groups;
     if (!from_memory && last_chunk)
       for (int r = 0; r < R; ++r)
@@ -62,7 +64,7 @@ struct Bf16Tiles {
       if (!last_chunk) return tile_store<sum>(kept_at(tile + r, c), 64);
       const int64_t first = tile * row_tile + r * row_tile;
       const int64_t at = p + c * apart;
-      if (sink.room(at) == lanes) return tile_store<sum>(sink.at(first, at), sink.stride * 4);
+      if (sink.room(at) == lanes && rows_of(r) == tall) return tile_store<sum>(sink.at(first, at), sink.stride * 4);
       alignas(64) float part[row_tile][lanes];
       tile_store<sum>(part, 64);
       for (int64_t i = 0; i < rows_of(r); ++i) sink.end(first + i, at, load(part[i]));
@@ -89,7 +91,8 @@ struct Bf16Tiles {
 
 // scratch: 1 KiB for each of two panels and every tile of rows, which is 64 KiB at most.
 inline void bf16_tiles(const Linear& op, int64_t row, int64_t rows, int64_t panel, int64_t panels, int8_t* scratch) {
-  Bf16Tiles kernel{op, row, panel, rows <= row_tile, reinterpret_cast<float*>(scratch)};
+  const bool few = rows <= row_tile;
+  Bf16Tiles kernel{op, row, panel, few, reinterpret_cast<float*>(scratch), few ? rows : row_tile};
   const int64_t groups = op.rounded.groups, tiles = (rows + row_tile - 1) / row_tile;
   const int64_t depth = tiles > 2 ? chunk_groups / 2 : groups, last = rows - (tiles - 1) * row_tile;
   const LinearSink sink = linear_sink(op, row, panel);
