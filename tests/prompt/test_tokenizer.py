@@ -202,6 +202,20 @@ BAD_WHOLE: dict[str, tuple[Callable[[Path], object], str]] = {
         _edit_json("tokenizer.json", lambda value: value.update(pre_tokenizer={"type": "Whitespace"})),
         "tokenizer.json is not a byte-level BPE tokenizer",
     ),
+    "a space before texts": (
+        _edit_json(
+            "tokenizer.json",
+            lambda value: value.update(
+                pre_tokenizer={
+                    "type": "ByteLevel",
+                    "add_prefix_space": True,
+                    "trim_offsets": True,
+                    "use_regex": True,
+                }
+            ),
+        ),
+        "tokenizer.json puts a space before texts (add_prefix_space)",
+    ),
     "bytes missing": (
         _edit_json("tokenizer.json", lambda value: value["model"]["vocab"].update(zz=value["model"]["vocab"].pop("Ā"))),
         "1 of the 256 byte tokens are missing",

@@ -83,6 +83,8 @@ def _check_split(part: dict[str, Any], origin: str) -> None:
     kind, pattern = part["type"], part.get("pattern", {}).get("Regex", SPLIT_PATTERN)
     if kind not in ("Split", "ByteLevel", "Digits"):
         raise ValueError(f"{origin} is not a byte-level BPE tokenizer (it has {kind}); Ingot reads no other kind.")
+    if kind == "ByteLevel" and part["add_prefix_space"]:
+        raise ValueError(f"{origin} puts a space before texts (add_prefix_space); a text must stay what it is.")
     if kind == "Split" and (part["behavior"] == "Removed" or part["invert"]):
         raise ValueError(f"{origin} splits texts in a way that drops parts of them.")
     if pattern not in _PATTERNS:
