@@ -107,6 +107,7 @@ class Engine:
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer"
+                f"{self._longer(ids)}"
             )
         bad = [i for i in request.sampling.logit_bias if i >= self.vocabulary]
         if bad:
@@ -124,8 +125,15 @@ class Engine:
         if bad.size:
             raise ValueError(f"ids holds {int(bad[0])}; this model's token ids are 0 to {limit - 1}")
         if len(array) > self.context:
-            raise ValueError(f"ids has {len(array):,} tokens; this model's context holds {self.context:,}")
+            raise ValueError(
+                f"the prompt has {len(array):,} tokens; this model's context holds {self.context:,}{self._longer(array)}"
+            )
         return array.astype(np.int32)
+
+    def _longer(self, ids: np.ndarray) -> str:
+        """A hint line for a prompt that is too long."""
+        factor = len(ids) // self.config.text.max_position_embeddings + 1
+        return f"\nhint: shorten it, or load the model with a longer context: yarn={factor} (--yarn {factor})"
 
 
 def is_count(value: Any) -> bool:
