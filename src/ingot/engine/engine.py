@@ -16,6 +16,7 @@ from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
 from ingot.ops import Segments
 from ingot.spec import Config
+from ingot.spec.config import MAX_YARN
 
 
 class Engine:
@@ -132,7 +133,9 @@ class Engine:
 
     def _longer(self, ids: np.ndarray) -> str:
         """A hint line for a prompt that is too long."""
-        factor = len(ids) // self.config.text.max_position_embeddings + 1
+        factor = len(ids) // self.context + 1
+        if self.config.text.rope_parameters.rope_type != "default" or factor > MAX_YARN:
+            return "\nhint: shorten it"
         return f"\nhint: shorten it, or load the model with a longer context: yarn={factor} (--yarn {factor})"
 
 
