@@ -21,7 +21,7 @@ from ingot.prompt import (
     opens_thinking,
     render_with_media,
 )
-from ingot.prompt.media import AllowUrls, Picture, Preprocessor, expand, open_image, open_video
+from ingot.prompt.media import TEXT_ONLY, AllowUrls, Picture, Preprocessor, expand, open_image, open_video
 from ingot.prompt.stop import StopText
 from ingot.receiving import ChatReceiver, TextReceiver
 from ingot.spec import Config
@@ -244,7 +244,7 @@ class LanguageModel:
 
     def _picture(self, medium: Medium) -> Picture:
         if self.preprocessor is None:
-            raise ValueError(f"{medium.where}: this model reads text only; it was made without a vision tower")
+            raise ValueError(f"{medium.where}: {TEXT_ONLY}")
         try:
             if medium.kind == "image":
                 return self.preprocessor.image(open_image(medium.source, self.allow_urls), medium.max_pixels)

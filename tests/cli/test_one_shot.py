@@ -127,6 +127,7 @@ BAD = [
     ([], "stdin is empty"),
     (["-p", b"\xff\xfe"], "--prompt is not UTF-8 text"),
     (["-p"], "argument -p/--prompt: expected one argument"),
+    (["What is 17 + 25?"], "there is no such model\nhint: a prompt comes after -p: ingot chat -p 'What is 17 + 25?'"),
     (["missing", "-p", "hi"], "missing: there is no such directory"),
     (["what", "is", "this"], "'is' is one argument too many\nhint: put a prompt in quotes"),
     (["-p", "hi", "--temperature", "-1"], "temperature is -1.0; it must be from 0 (greedy) to 100"),

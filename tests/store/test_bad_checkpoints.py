@@ -303,6 +303,14 @@ def test_only_a_missing_head_gets_the_hint_about_tying(tmp_path):
     assert str(caught.value).endswith("of the text model is missing")
 
 
+def test_of_the_directory_above_the_models_in_it_are_named(tmp_path):
+    (tmp_path / "notes").mkdir()
+    make_checkpoint(tmp_path / "mine")
+    with pytest.raises(ValueError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(caught.value).endswith(f"hint: give one of the models in it: {tmp_path / 'mine'}")
+
+
 def test_what_is_not_a_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such directory"):
         open_checkpoint(tmp_path / "none")

@@ -79,7 +79,8 @@ def test_offline_is_one_sentence_with_what_was_tried(cache):
         resolve(ID)
     assert str(caught.value) == (
         f"model 'acme/tiny-model' is not in the cache {cache}, and HF_HUB_OFFLINE forbids a download\n"
-        "hint: on a machine with a network run `ingot pull acme/tiny-model` and copy the directory that it prints here"
+        "hint: HF_HUB_OFFLINE=0 allows it; or run `ingot pull acme/tiny-model` on a machine with a network, "
+        "copy the directory that it prints (`cp -rL`: it holds links), and give its path"
     )
 
 
@@ -109,6 +110,7 @@ NEAR = ("models/qwen-small/", "models/qwen-large/", "models/notes.txt")
 MISSING = [
     ("models/qwen-smal", NEAR, "hint: did you mean models/qwen-small"),
     ("modles/qwen-small", NEAR, "model 'modles/qwen-small' is not in the cache"),
+    ("modles/qwen-smal", NEAR, "hint: did you mean the directory models/qwen-small?"),
     ("./modles/qwen-small", NEAR, "hint: did you mean models?"),
     ("models/other", NEAR, "hint: models holds notes.txt, qwen-large, qwen-small"),
     ("models/a/b/c", NEAR, "models/a/b/c: there is no such directory"),
@@ -119,7 +121,7 @@ MISSING = [
         "nothing: there is no such directory, and it is not the id of a model in the cache\nhint: . is empty",
     ),
     ("Qwen3.5-0.8B", (), "hint: did you mean the hub id 'Qwen/Qwen3.5-0.8B'?"),
-    ("qwen3.5-4b", (), "hint: did you mean the hub id 'Qwen/qwen3.5-4b'?"),
+    ("qwen3.5-4b", (), "hint: did you mean the hub id 'Qwen/Qwen3.5-4B'?"),
     ("a/b/c", (), "a/b/c: there is no such directory"),
     ("org/na me", (), "org/na me: there is no such directory"),
     ("../org/name/", (), "no such directory"),
@@ -141,6 +143,7 @@ def test_what_is_not_there_is_answered_with_what_is_near(cache, name, files, sen
 FILES = [
     ("m/model.safetensors", ("m/model.safetensors", "m/config.json"), "\nhint: give its directory, m"),
     ("m/model.safetensors", ("m/model.safetensors",), "m/model.safetensors: is a file; a checkpoint is a directory"),
+    ("m/model.bin", ("m/model.bin", "m/config.json"), "m/model.bin: is a PyTorch pickle, which can run code when read"),
     ("README", ("README",), "README: is a file; a checkpoint is a directory"),
     ("Tell me a story. " * 40, (), "which cannot be a path: File name too long"),
     ("nul\0byte", (), "which cannot be a path"),

@@ -72,6 +72,12 @@ def _run(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         from ingot.cli.failure import UsageError, near
 
+        if " " in name:
+            from ingot.cli.chat import asking
+
+            raise UsageError(f"there is no command {name!r:.80}\nhint: {asking(name)}")
+        if "/" in name or os.path.exists(name):
+            raise UsageError(f"there is no command {name!r:.80}\nhint: to talk with a model: ingot chat {name}")
         what = "option" if name.startswith("-") else "command"
         raise UsageError(f"there is no {what} {name!r}{near(name, [*COMMANDS, '--help', '--version'], 'ingot')}")
     from importlib import import_module

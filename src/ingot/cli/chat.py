@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def add_yarn(parser: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Everything that can be wrong with the command line is found before a model is loaded."""
+    _check_model(args.model)
     conversation = Conversation(system=args.system, thinking=args.think, sampling=sampling.given(args))
     conversation.max_pixels = args.max_pixels
     conversation.sampling |= _told(args)
@@ -118,6 +120,22 @@ def run(args: argparse.Namespace) -> int:
         _tell_sizes(args, model, parts)
     drawing = (args.draw, parts[0]["image"]) if args.draw else None
     return answer_once(model, name, conversation, args.show_thinking, args.json, drawing)
+
+
+def _check_model(word: str | None) -> None:
+    """A prompt or a picture in MODEL's place."""
+    if word is None or os.path.isdir(word):
+        return
+    if word.lower().endswith(pictures.SUFFIXES) and os.path.isfile(word):
+        kind = pictures.kind_of(word)
+        raise UsageError(f"MODEL is {word!r}, a file to be shown\nhint: ingot chat MODEL --{kind} {shlex.quote(word)}")
+    if len(word.split()) > 2 and os.sep not in word and not os.path.exists(word):
+        raise UsageError(f"MODEL is {word!r:.80}; there is no such model\nhint: a prompt comes after -p: {asking(word)}")
+
+
+def asking(prompt: str) -> str:
+    """The command that asks the nugget this."""
+    return f'ingot chat -p {shlex.quote(prompt) if len(prompt) < 80 else "TEXT"}'
 
 
 def is_nugget(model: str | None) -> bool:
@@ -194,7 +212,8 @@ def _prompt(text: str | None) -> str | None:
     except UnicodeEncodeError:
         raise UsageError(f"{source} is not UTF-8 text") from None
     if not text.strip():
-        raise UsageError(f"{source} is empty; the prompt must have at least one character")
+        hint = "\nhint: -p TEXT gives the prompt; at a terminal a conversation begins" if source == "stdin" else ""
+        raise UsageError(f"{source} is empty; the prompt must have at least one character{hint}")
     return text
 
 

@@ -29,7 +29,7 @@ def parser() -> Parser:
     made = Parser("eval", description="Measure a model on a task; greedy, so every run gives the same.")
     made.epilog = f"tasks:\n{listed}\n\nexample:\n  ingot eval --task arithmetic --limit 100 --think"
     made.add_argument(
-        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: the nugget)"
+        "model", nargs="?", metavar="MODEL", help="a directory, GGUF file or hub id (default: the nugget)"
     )
     made.add_argument("--task", choices=TASKS, default="nugget", help="default: nugget")
     made.add_argument("--limit", type=int, default=1000, metavar="N", help="sums to ask in each mode (default: 1000)")

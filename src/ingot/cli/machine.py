@@ -62,7 +62,7 @@ def kernels() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """The packages Ingot needs, and torch."""
+    """The packages Ingot needs, and those it can use."""
     found = {name: _version(name) for name in (*NEEDED, "torch")}
     missing = [name for name in NEEDED if found[name] is None]
     text = ", ".join(f"{name} {version}" for name, version in found.items() if version and name != "torch")
@@ -73,6 +73,8 @@ def packages() -> Iterator[Finding]:
         yield Finding("packages", "ok", text, data={"found": found})
     torch = f"{found['torch']} (--backend torch)" if found["torch"] else "not installed, and only needed for training"
     yield Finding("torch", "info", torch)
+    av = _version("av")
+    yield Finding("video", "info", f"PyAV {av}" if av else "no video files: pip install 'ingot-lm[video]' adds them")
 
 
 def resources() -> Iterator[Finding]:

@@ -13,7 +13,6 @@ from urllib.parse import unquote
 # Of files that are taken out of a line: what Ingot reads, and what it refuses with a hint how to convert it.
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".heic", ".avif", ".tif", ".tiff", *VIDEOS)
-TEXT_ONLY = "this model reads text only; it was made without a vision tower"
 _SHELL_WORD = re.compile(r"""(?:'[^']*'|"[^"]*"|\\.|[^\s'"\\])+""")
 _QUOTED = re.compile(r"""(['"])([^'"]+)\1""")
 _ESCAPED = re.compile(r"(?:\\.|[^\s\\])+")  # with an apostrophe that opens nothing, as in "what's in a.png"
@@ -107,6 +106,8 @@ def described(model: Any, kind: str, path: str, max_pixels: int | None = None, p
 
 def check_sees(model: Any) -> None:
     """ValueError for a model that sees nothing."""
+    from ingot.prompt.media import TEXT_ONLY
+
     if model.preprocessor is None:
         raise ValueError(TEXT_ONLY)
 

@@ -79,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
     most = what.config.text.context
     context = min(CONTEXT, most) if args.context is None else args.context
     if not 1 <= context <= most:
-        longer = f"\nhint: --yarn {-(-context // most)} makes it longer" if context > most and args.yarn is None else ""
+        from ingot.spec.config import MAX_YARN
+
+        factor = -(-context // most)
+        can = 1 < factor <= MAX_YARN and what.config.text.rope_parameters.rope_type == "default"
+        longer = f"\nhint: --yarn {factor} makes it longer" if can else ""
         raise UsageError(f"--context is {context}; this model's context is 1 to {most:,} tokens{longer}")
     formats = [args.weights] if args.weights else list(target.WEIGHTS)
     if args.measure and not args.weights:

@@ -64,8 +64,11 @@ def _find(args: argparse.Namespace) -> Target:
 
 def _model(name: str | None) -> Target:
     from ingot.loading import nugget_path, stored_format
+    from ingot.spec.config import SIZES
     from ingot.store import open_checkpoint, resolve
 
+    if name and name.lower() in SIZES and not Path(name).exists():
+        raise UsageError(f"MODEL is {name!r}; an official size is given with --config\nhint: --config {name}")
     path = nugget_path() if chat.is_nugget(name) else resolve(str(name))
     checkpoint = open_checkpoint(path)
     return Target(name or "nugget", {}, checkpoint.config, path, stored_format(checkpoint), checkpoint.has_vision)

@@ -16,6 +16,7 @@ from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
 from ingot.ops import Segments
 from ingot.spec import Config
+from ingot.spec.config import MAX_YARN
 
 
 class Engine:
@@ -107,6 +108,7 @@ class Engine:
         if len(ids) >= self.context:
             raise ValueError(
                 f"the prompt has {len(ids):,} tokens; this model's context holds {self.context:,} with the answer"
+                f"{self._longer(ids)}"
             )
         bad = [i for i in request.sampling.logit_bias if i >= self.vocabulary]
         if bad:
@@ -124,8 +126,17 @@ class Engine:
         if bad.size:
             raise ValueError(f"ids holds {int(bad[0])}; this model's token ids are 0 to {limit - 1}")
         if len(array) > self.context:
-            raise ValueError(f"ids has {len(array):,} tokens; this model's context holds {self.context:,}")
+            raise ValueError(
+                f"the prompt has {len(array):,} tokens; this model's context holds {self.context:,}{self._longer(array)}"
+            )
         return array.astype(np.int32)
+
+    def _longer(self, ids: np.ndarray) -> str:
+        """A hint line for a prompt that is too long."""
+        factor = len(ids) // self.context + 1
+        if self.config.text.rope_parameters.rope_type != "default" or factor > MAX_YARN:
+            return "\nhint: shorten it"
+        return f"\nhint: shorten it, or load the model with a longer context: yarn={factor} (--yarn {factor})"
 
 
 def is_count(value: Any) -> bool:

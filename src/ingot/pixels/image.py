@@ -81,13 +81,13 @@ def check_aspect(width: int, height: int, name: str) -> None:
 
 def _hint(data: bytes) -> str:
     kinds = {
-        b"%PDF": "a PDF",
-        b"II*\0": "a TIFF",
-        b"MM\0*": "a TIFF",
-        b"<svg": "an SVG",
-        b"<!DO": "a web page",
-        b"<htm": "a web page",
-        b"version https://git-lfs": "a Git LFS pointer",
+        b"%PDF": "a PDF; save the page as PNG or JPEG, with `pdftoppm -png` for example",
+        b"II*\0": "a TIFF; save it as PNG or JPEG",
+        b"MM\0*": "a TIFF; save it as PNG or JPEG",
+        b"<svg": "an SVG; save it as PNG",
+        b"<!DO": "a web page; get the picture itself",
+        b"<htm": "a web page; get the picture itself",
+        b"version https://git-lfs": "a Git LFS pointer; `git lfs pull` gets the picture",
     }
     for start, what in kinds.items():
         if data.startswith(start):

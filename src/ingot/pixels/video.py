@@ -169,6 +169,8 @@ def _demuxer(start: bytes, name: str) -> str:
     if start.startswith(b"RIFF") and start[8:12] == b"AVI ":
         return "avi"
     hint = "\nhint: it is empty" if not start else ""
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")) or start[8:12] == b"WEBP":
+        hint = "\nhint: it is a picture, which is shown as one (--image, or a part of type 'image')"
     raise RefusedError(f"{name} is not a video that Ingot reads ({VIDEO_FORMATS}){hint}")
 
 

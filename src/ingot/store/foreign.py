@@ -18,6 +18,11 @@ _QUANTISED_ENDINGS = (
     ".weight_scale_inv", ".weight_scale_2", ".weight_zero_point", ".input_scale", ".SCB",
 )  # fmt: skip
 _ADAPTER_ENDINGS = (".lora_A.weight", ".lora_B.weight", ".lora_A.default.weight", ".lora_B.default.weight")
+PICKLES = (".bin", ".pt", ".pth")
+PICKLE = (
+    "a PyTorch pickle, which can run code when read; safetensors is read\n"
+    "hint: get the model as safetensors; one that you trust transformers converts: `from_pretrained`, `save_pretrained`"
+)
 _ORIGINAL = "hint: get the original Hugging Face checkpoint, for example `Qwen/Qwen3.5-0.8B`"
 
 
@@ -35,14 +40,21 @@ def refuse_foreign_files(directory: Path) -> None:
             f"{directory}: holds {gguf[0]}, which is not a model by itself, but a vision tower or a later part of one\n"
             "hint: get the model's GGUF file too"
         )
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        raise ValueError(
-            f"{directory}: holds {pickles[0]}, a PyTorch pickle, which can run code when read; safetensors is read\n"
-            "hint: convert it with transformers, `from_pretrained` and then `save_pretrained`, which writes safetensors"
-        )
+        raise ValueError(f"{directory}: holds {pickles[0]}, {PICKLE}")
     content = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "nothing"
-    raise ValueError(f"{directory}: holds no *.safetensors file (it holds {content})")
+    raise ValueError(f"{directory}: holds no *.safetensors file (it holds {content}){_models_in(directory, names)}")
+
+
+def _models_in(directory: Path, names: list[str]) -> str:
+    """A hint line with the models one level below: the directory above is given by mistake."""
+    below = [
+        str(directory / name)
+        for name in names
+        if (directory / name / "config.json").is_file() or next((directory / name).glob("*.gguf"), None)
+    ]
+    return f"\nhint: give one of the models in it: {', '.join(below[:4])}" if below else ""
 
 
 def refuse_foreign_tensors(files: Mapping[str, SafetensorsFile], infos: Mapping[str, TensorInfo]) -> None:

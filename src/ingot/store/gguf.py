@@ -328,4 +328,7 @@ def _check_architecture(path: Path, metadata: dict[str, Any], wanted: str | None
         )
     if wanted == "clip":
         raise ValueError(f"{path}: architecture is {shown(found)}; the mmproj file of a vision tower has 'clip'")
-    raise ValueError(f"{path}: architecture is {shown(found)}; Ingot reads {wanted!r}, the dense Qwen3.5 models")
+    raise ValueError(
+        f"{path}: architecture is {shown(found)}; Ingot reads {wanted!r}, the dense Qwen3.5 models\n"
+        "hint: get the GGUF file of a Qwen3.5 model of 0.8B to 27B, or `ingot pull Qwen/Qwen3.5-0.8B`"
+    )

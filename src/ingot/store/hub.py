@@ -9,13 +9,18 @@ from pathlib import Path
 
 from ingot.spec.config import SIZES
 from ingot.spec.text_file import shown
+from ingot.store.foreign import PICKLE, PICKLES
 from ingot.store.gguf import is_gguf
 from ingot.store.shards import INDEX, read_index
 
 _HUB_ID = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?/[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 )
-_WEIGHT_FILES = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
+_BY_HAND = (
+    "hint: HF_HUB_OFFLINE=0 allows it; or run `ingot pull {0}` on a machine with a network, "
+    "copy the directory that it prints (`cp -rL`: it holds links), and give its path"
+)
+_WEIGHT_FILES = (".safetensors", ".gguf", *PICKLES)
 
 
 def resolve(model: str | os.PathLike[str]) -> Path:
@@ -57,6 +62,8 @@ def is_hub_id(name: str) -> bool:
 def _about_file(path: Path) -> Exception:
     if not path.exists():
         return _about_missing(path)
+    if path.suffix in PICKLES:
+        return ValueError(f"{path}: is {PICKLE}")
     hint = f"\nhint: give its directory, {path.parent}" if (path.parent / "config.json").is_file() else ""
     return ValueError(
         f"{path}: is a file; a checkpoint is a directory with config.json and *.safetensors, or a GGUF file{hint}"
@@ -68,19 +75,35 @@ def _about_missing(path: Path) -> FileNotFoundError:
     above = path
     while not above.parent.is_dir():
         above = above.parent
+    official = {name.lower(): name for name in (*(f"Qwen3.5-{s.upper()}" for s in SIZES), "Qwen3.6-27B", "Qwen3.8-27B")}
     siblings = sorted(entry.name for entry in above.parent.iterdir())
     near = difflib.get_close_matches(above.name, siblings, n=3, cutoff=0.5)
     if near:
         hint = f"did you mean {' or '.join(str(above.parent / name) for name in near)}?"
-    elif path.name.lower() in {*(f"qwen3.5-{size}" for size in SIZES), "qwen3.6-27b", "qwen3.8-27b"}:
-        hint = f"did you mean the hub id 'Qwen/{path.name}'?"
+    elif path.name.lower() in official:
+        hint = f"did you mean the hub id 'Qwen/{official[path.name.lower()]}'?"
     elif siblings:
         hint = f"{above.parent} holds {', '.join(siblings[:6])}{', ...' if len(siblings) > 6 else ''}"
     else:
         hint = f"{above.parent} is empty"
+    if path.suffix in _WEIGHT_FILES:
+        return FileNotFoundError(f"{path}: there is no such file\nhint: {hint}")
     return FileNotFoundError(
         f"{path}: there is no such directory, and it is not the id of a model in the cache\nhint: {hint}"
     )
+
+
+def _near_path(model: str) -> str:
+    """A hint line with the directory that `modles/qwen` means: misspelt in its first part, it looks like an id."""
+    first, name = model.split("/")
+    try:
+        for above in difflib.get_close_matches(first, [entry.name for entry in Path().iterdir()]):
+            below = [entry.name for entry in Path(above).iterdir()] if Path(above).is_dir() else []
+            for near in difflib.get_close_matches(name, below, n=1):
+                return f"hint: did you mean the directory {Path(above, near)}?"
+    except OSError:  # a directory that may not be read holds no help
+        pass
+    return ""
 
 
 def _cached(model: str) -> Path | None:
@@ -127,15 +150,14 @@ def _download(model: str) -> Path:
 
     from ingot.store.pull import plan_pull, pull
 
+    near_hint = _near_path(model)
     tried = f"model {model!r} is not in the cache {constants.HF_HUB_CACHE}"
     if constants.HF_HUB_OFFLINE:
-        raise FileNotFoundError(
-            f"{tried}, and HF_HUB_OFFLINE forbids a download\n"
-            f"hint: on a machine with a network run `ingot pull {model}` and copy the directory that it prints here"
-        )
+        hint = near_hint or _BY_HAND.format(model)
+        raise FileNotFoundError(f"{tried}, and HF_HUB_OFFLINE forbids a download\n{hint}")
     try:
         return pull(plan_pull(model))
     except (OSError, ValueError) as error:
         reason, _, hint = str(error).partition("\n")
-        hint = hint or f"hint: `ingot pull {model}` tries again"
+        hint = near_hint or hint or f"hint: `ingot pull {model}` tries again"
         raise FileNotFoundError(f"{tried}, and downloading it failed: {reason}\n{hint}") from error

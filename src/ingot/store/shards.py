@@ -10,6 +10,7 @@ from typing import Any
 from ingot.spec.text_file import read_json, shown
 from ingot.store.safetensors import NAME_LIMIT, SafetensorsFile
 
+CUT = "hint: the download or copy is not whole: get this file too; `ingot pull` fetches a model of the hub and goes on"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.safetensors)$")
@@ -49,7 +50,7 @@ def _check_numbering(directory: Path, present: set[str]) -> None:
         for number in range(1, int(match["count"]) + 1):
             sibling = f"{match['stem']}-{number:05d}-of-{match['count']}{match['end']}"
             if sibling not in present:
-                raise ValueError(f"{directory / sibling}: this shard is missing (there is a {name})")
+                raise ValueError(f"{directory / sibling}: this shard is missing (there is a {name})\n{CUT}")
 
 
 def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, SafetensorsFile]:
@@ -64,7 +65,7 @@ def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, 
     for shard in shards:
         if not (directory / shard).is_file():
             owed = next(name for name, file in weight_map.items() if file == shard)
-            raise ValueError(f"{directory / shard}: this shard is missing; {INDEX} puts tensor {owed!r} there")
+            raise ValueError(f"{directory / shard}: this shard is missing; {INDEX} puts tensor {owed!r} there\n{CUT}")
     tensors = _collect([SafetensorsFile(directory / shard) for shard in shards])
     for name, shard in weight_map.items():
         if name not in tensors or tensors[name].path.name != shard:

@@ -24,6 +24,10 @@ Array = np.ndarray
 MOST_LOW_PIXELS, MOST_PIXELS = 4_194_304, 33_554_432
 MOST_FRAMES = 16_384  # taste: the official ones are 768
 MOST_NORM = 1000.0  # taste: means and deviations are of values 0 to 1
+TEXT_ONLY = (
+    "this model reads text only; it was made without a vision tower\n"
+    "hint: official models see, such as Qwen/Qwen3.5-0.8B; a GGUF model does with its mmproj file (--mmproj)"
+)
 
 
 @dataclass(frozen=True)
