@@ -63,9 +63,7 @@ def _tokenizer(source: Path, rows: int) -> dict[str, object]:
         "tokenizer.ggml.pre": "qwen35",
         "tokenizer.ggml.tokens": [*base, *ids, *(f"[PAD{i}]" for i in range(left))],
         "tokenizer.ggml.token_type": [*len(base) * [1], *kinds, *left * [5]],
-        "tokenizer.ggml.merges": [
-            pair if isinstance(pair, str) else " ".join(pair) for pair in raw["model"]["merges"]
-        ],
+        "tokenizer.ggml.merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in raw["model"]["merges"]],
         "tokenizer.ggml.eos_token_id": ids["<|im_end|>"],
     }
 

@@ -14,7 +14,19 @@ import ingot
 from ingot.cli import machine, main
 from ingot.cli.machine import Finding
 
-CORNERS = {"ingot", "python", "platform", "kernels", "packages", "torch", "video", "memory", "processors", "hub cache", "nugget"}
+CORNERS = {
+    "ingot",
+    "python",
+    "platform",
+    "kernels",
+    "packages",
+    "torch",
+    "video",
+    "memory",
+    "processors",
+    "hub cache",
+    "nugget",
+}
 
 
 class Sage:

@@ -1,4 +1,4 @@
-"""docs/first_day.md: every capture is what a terminal shows, a plain one of 100 columns; `…` stands for what was cut."""
+"""docs/first_day.md: every capture is what a plain terminal of 100 columns shows; `…` is what was cut."""
 
 from __future__ import annotations
 

@@ -311,6 +311,14 @@ def test_of_the_directory_above_the_models_in_it_are_named(tmp_path):
     assert str(caught.value).endswith(f"hint: give one of the models in it: {tmp_path / 'mine'}")
 
 
+def test_a_copied_link_that_leads_nowhere_is_told(tmp_path):
+    make_checkpoint(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("../../blobs/gone")
+    with pytest.raises(ValueError, match=r"holds no config.json.*\nhint: its link leads nowhere"):
+        open_checkpoint(tmp_path)
+
+
 def test_what_is_not_a_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no such directory"):
         open_checkpoint(tmp_path / "none")

@@ -130,12 +130,14 @@ def _check_model(word: str | None) -> None:
         kind = pictures.kind_of(word)
         raise UsageError(f"MODEL is {word!r}, a file to be shown\nhint: ingot chat MODEL --{kind} {shlex.quote(word)}")
     if len(word.split()) > 2 and os.sep not in word and not os.path.exists(word):
-        raise UsageError(f"MODEL is {word!r:.80}; there is no such model\nhint: a prompt comes after -p: {asking(word)}")
+        raise UsageError(
+            f"MODEL is {word!r:.80}; there is no such model\nhint: a prompt comes after -p: {asking(word)}"
+        )
 
 
 def asking(prompt: str) -> str:
     """The command that asks the nugget this."""
-    return f'ingot chat -p {shlex.quote(prompt) if len(prompt) < 80 else "TEXT"}'
+    return f"ingot chat -p {shlex.quote(prompt) if len(prompt) < 80 else 'TEXT'}"
 
 
 def is_nugget(model: str | None) -> bool:

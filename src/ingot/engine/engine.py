@@ -127,7 +127,8 @@ class Engine:
             raise ValueError(f"ids holds {int(bad[0])}; this model's token ids are 0 to {limit - 1}")
         if len(array) > self.context:
             raise ValueError(
-                f"the prompt has {len(array):,} tokens; this model's context holds {self.context:,}{self._longer(array)}"
+                f"the prompt has {len(array):,} tokens; this model's context holds {self.context:,}"
+                f"{self._longer(array)}"
             )
         return array.astype(np.int32)
 

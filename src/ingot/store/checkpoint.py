@@ -135,8 +135,9 @@ def open_checkpoint(
     directory = _directory(path)
     refuse_foreign_files(directory)
     if not (directory / "config.json").is_file():
-        lost = "\nhint: its link leads nowhere: copy what links mean (`cp -rL`)" * (directory / "config.json").is_symlink()
-        raise ValueError(f"{directory}: holds no config.json, which tells the sizes of the model{lost}")
+        lost = (directory / "config.json").is_symlink()
+        hint = "\nhint: its link leads nowhere: copy what links mean (`cp -rL`)" if lost else ""
+        raise ValueError(f"{directory}: holds no config.json, which tells the sizes of the model{hint}")
     files = open_shards(directory, accepts)
     infos = {name: file.info(name) for name, file in files.items()}
     refuse_foreign_tensors(files, {name: info for name, info in infos.items() if not accepts(name)})
