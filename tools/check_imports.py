@@ -44,8 +44,9 @@ RULES = {
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
     "verify": "ingot language_model answer engine ops.native prompt store spec speed memory numpy ~torch ~transformers",
+    "serve": "ingot answer answering language_model options engine memory prompt spec starlette uvicorn",
     "cli": "ingot loading language_model answer options engine model ops ops.native prompt store spec speed memory "
-    "grounding pixels eval train verify ~numpy ~prompt_toolkit ~huggingface_hub",
+    "grounding pixels eval serve train verify ~numpy ~prompt_toolkit ~huggingface_hub",
 }
 
 

@@ -29,6 +29,11 @@ class Job:
     request: Request
     receiver: Callable[[StopText, Request, dict[str, Any]], Any]
 
+    def receivers(self, options: Options) -> list[Any]:
+        """A receiver for each of the request's answers."""
+        request = self.request
+        return [self.receiver(options.stops(), request, _begun(request, i)) for i in range(options.n)]
+
 
 def answer(
     engine: Engine,
@@ -49,7 +54,7 @@ def answer(
     for job in jobs:
         with named(job.where):
             scheduler.add(job.request)
-        mine = [job.receiver(options.stops(), job.request, _begun(job.request, i)) for i in range(options.n)]
+        mine = job.receivers(options)
         receivers += mine
         made = [receiver.completion for receiver in mine]
         completions.append(made if options.n > 1 else made[0])

@@ -148,11 +148,7 @@ class LanguageModel:
             sampling=sampling,
         )
         several = are_prompts(prompt)
-        jobs = []
-        for where, one in each("prompts", prompt, several):
-            with named(where):
-                given = self._prompt(one)
-                jobs.append(Job(where, self._request(given, options, self._thinks_of(given, preset)), self._text))
+        jobs = [self.text_job(one, options, where) for where, one in each("prompts", prompt, several)]
         return answer(self.engine, jobs, options, several, stream, batch_size, progress)
 
     def chat(
@@ -198,17 +194,37 @@ class LanguageModel:
             dry_sequence_breakers=dry_sequence_breakers,
             sampling=sampling,
         )
-        if preset is not None and thinking is None:
-            thinking = preset_thinking(self.config.text, preset)
         several = are_conversations(messages)
-        jobs = []
-        for where, one in each("messages", messages, several):
-            with named(where):
-                prompt = self.encode(one, tools, thinking, **chat_template_kwargs or {})
-                thinks = opens_thinking(prompt.text)
-                receiver = partial(self._turn, thinks, list(tools) if tools else None)
-                jobs.append(Job(where, self._request(prompt, options, thinks), receiver))
+        jobs = [
+            self.chat_job(one, tools, thinking, options, where, **chat_template_kwargs or {})
+            for where, one in each("messages", messages, several)
+        ]
         return answer(self.engine, jobs, options, several, stream, batch_size, progress)
+
+    def text_job(self, prompt: str | Prompt | Sequence[int], options: Options, where: str = "") -> Job:
+        """What `generate` runs for one prompt, which errors call `where`."""
+        with named(where):
+            given = self._prompt(prompt)
+            thinks = self._thinks_of(given, options.preset)
+            return Job(where, self._request(given, options, thinks), self._text)
+
+    def chat_job(
+        self,
+        messages: Messages,
+        tools: Messages | None,
+        thinking: bool | None,
+        options: Options,
+        where: str = "",
+        **variables: Any,
+    ) -> Job:
+        """What `chat` runs for one conversation, which errors call `where`; `variables` go to the template."""
+        if options.preset is not None and thinking is None:
+            thinking = preset_thinking(self.config.text, options.preset)
+        with named(where):
+            prompt = self.encode(messages, tools, thinking, **variables)
+            thinks = opens_thinking(prompt.text)
+            receiver = partial(self._turn, thinks, list(tools) if tools else None)
+            return Job(where, self._request(prompt, options, thinks), receiver)
 
     def _text(self, stops: StopText, request: Request, begun: dict[str, Any]) -> TextReceiver:
         return TextReceiver(Completion(**begun), stops, request.stop_ids, self.tokenizer)

@@ -55,7 +55,7 @@ def says(m, monkeypatch):
 
     def script(text, cut=False):
         ids = m.tokenizer.encode(text) + ([] if cut else [m.tokenizer.token_id("<|im_end|>")])
-        monkeypatch.setattr(m.engine, "scheduler", lambda width: Script(ids))
+        monkeypatch.setattr(m.engine, "scheduler", lambda width, slice_s=None: Script(ids))
 
     return script
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "measure a model on a task",
     "plan": "say what a model takes, whether it fits, how fast it can be",
     "pull": "download a model from the Hugging Face hub",
+    "serve": "answer OpenAI clients over HTTP",
     "verify": "check a checkpoint, and what this machine computes of it",
 }
 

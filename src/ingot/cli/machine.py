@@ -15,7 +15,7 @@ from typing import Any
 
 GIB = 2**30
 COMPILER_HINT = "install a C++20 compiler and repeat `pip install --no-cache-dir .`"
-NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "prompt_toolkit")
+NEEDED = ("numpy", "tokenizers", "jinja2", "huggingface_hub", "prompt_toolkit", "starlette", "uvicorn")
 CGROUPS = ("/sys/fs/cgroup/{}", "/sys/fs/cgroup/memory/{}")
 
 

@@ -78,9 +78,9 @@ class Engine:
         scheduler.add(request)
         return _ids(scheduler)
 
-    def scheduler(self, width: int) -> Scheduler:
-        """For requests that run together, `width` answers at a time."""
-        return Scheduler(self, width)
+    def scheduler(self, width: int, slice_s: float | None = None) -> Scheduler:
+        """For requests that run together, `width` answers at a time; `slice_s` as `Scheduler` has it."""
+        return Scheduler(self, width, slice_s)
 
     def forward(self, parts: Sequence[Part], rows: np.ndarray | None = None) -> np.ndarray:
         """One pass over the next tokens of several sequences: the logits of the given rows of it (None: of all)."""

@@ -7,6 +7,7 @@ answer (native op set). One thread owns a scheduler and its states.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 # Tokens a pass takes at most: it bounds the workspace, and a Ctrl-C waits no longer than one pass (taste; on
 # 0.8B the activations of 256 tokens are 33 MB: `ingot.spec.cost.memory`).
 STEP_TOKENS = 256
+# The fewest tokens of prompts in a pass: fewer use the matrices' bytes badly (taste; one tile of AMX).
+LEAST_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,15 @@ class _Waiting:
 
 
 class Scheduler:
-    """`width` answers run at most, fewer where memory holds no more; those to one prompt begin together."""
+    """`width` answers run at most, fewer where memory holds no more; those to one prompt begin together.
 
-    def __init__(self, engine: Engine, width: int) -> None:
-        self.engine, self.states, self.width = engine, engine.states, width
+    Prompts that are read at the same time share each pass evenly: a short one does not wait for the end of a long one.
+    `slice_s`: about how many seconds a pass may take that reads while answers go on; None: as long as it takes.
+    """
+
+    def __init__(self, engine: Engine, width: int, slice_s: float | None = None) -> None:
+        self.engine, self.states, self.width, self.slice_s = engine, engine.states, width, slice_s
+        self._token_s = 0.0  # what a token of a prompt took last time
         self._waiting = deque[_Waiting]()
         self._runs: list[_Run] = []
         self._answers = 0
@@ -76,6 +84,11 @@ class Scheduler:
     def unfinished(self) -> bool:
         """Whether a step would bring tokens nearer."""
         return bool(self._runs or self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Answers that have begun and not ended."""
+        return sum(1 + len(run.twins) for run in self._runs)
 
     def add(self, request: Request) -> range:
         """The numbers of the request's answers. It is checked here, and takes memory when it begins."""
@@ -95,7 +108,11 @@ class Scheduler:
         last = np.cumsum([len(part.ids) for _, part in parts]) - 1
         # a pass ends a prompt, or goes on with an answer, for those whose ids are all taken by it
         ready = [len(part.ids) == len(run.pending) for run, part in parts]
+        began = time.perf_counter()
         rows = self.engine.forward([part for _, part in parts], last[ready])
+        read = sum(len(part.ids) for run, part in parts if not run.decodes)
+        if read >= LEAST_TOKENS:
+            self._token_s = (time.perf_counter() - began) / read
         for run, part in parts:
             run.pending = run.pending[len(part.ids) :]
         runs = [run for (run, _), is_ready in zip(parts, ready, strict=True) if is_ready]
@@ -129,8 +146,7 @@ class Scheduler:
         while self._waiting:
             first = self._waiting[0]
             tokens, count = self._tokens(first.request, first.ids), len(first.answers)
-            running = sum(1 + len(run.twins) for run in self._runs)
-            if running and (running + count > self.width or not self.states.fits(tokens, count)):
+            if self._runs and (self.running + count > self.width or not self.states.fits(tokens, count)):
                 return
             self.states.check(tokens, count)
             self._waiting.popleft()
@@ -161,17 +177,35 @@ class Scheduler:
         )
 
     def _parts(self) -> Iterator[tuple[_Run, Part]]:
-        """The next pass: a token of each answer, and as much of the prompts, the oldest first, as it has room for."""
-        room = max(1, STEP_TOKENS - sum(run.decodes for run in self._runs))
+        """The next pass: a token of each answer, and as much of the prompts as it has room for."""
+        shares = self._shares()
         for run in self._runs:
             if run.decodes:
                 yield run, Part(run.sequence, run.pending)
-            elif room > 0:
-                begin, count = run.sequence.length, min(room, len(run.pending))
-                room -= count
+            elif count := shares[run.answer]:
+                begin = run.sequence.length
                 position = run.request.position
                 at = None if position is None else position[:, begin : begin + count]
                 yield run, Part(run.sequence, run.pending[:count], at, run.request.visuals)
+
+    def _shares(self) -> dict[int, int]:
+        """Tokens that each prompt may read in the next pass: equal shares, and what a short one leaves to the others;
+        of those that are alike the oldest has the odd token."""
+        room = self._room()
+        reading = sorted((run for run in self._runs if not run.decodes), key=lambda run: len(run.pending))
+        shares = {}
+        for left, run in zip(range(len(reading), 0, -1), reading, strict=True):
+            shares[run.answer] = min(len(run.pending), -(-room // left))
+            room -= shares[run.answer]
+        return shares
+
+    def _room(self) -> int:
+        """Tokens of prompts that the next pass may take."""
+        decoding = sum(run.decodes for run in self._runs)
+        room = max(1, STEP_TOKENS - decoding)
+        if self.slice_s is None or not decoding or not self._token_s:
+            return room
+        return min(room, max(LEAST_TOKENS, int(self.slice_s / self._token_s)))
 
     def _chosen(self, run: _Run, row: np.ndarray) -> Iterator[Token]:
         """The next token of a run and, at the end of their prompt, of its twins."""

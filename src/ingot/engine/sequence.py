@@ -47,6 +47,11 @@ class StatePool:
         self._free_slots, self._free_pages = [0], list[int]()
         self._written, self._promised = set[int](), 0
 
+    @property
+    def tokens_held(self) -> int:
+        """Tokens that open sequences have pages for."""
+        return PAGE * (self.pools.pages - len(self._free_pages))
+
     def check(self, tokens: int, sequences: int = 1) -> None:
         """ValueError if so many other sequences, of that many tokens each, would not fit in memory."""
         needed, room = self._asked(tokens, sequences)

@@ -1,0 +1,113 @@
+"""`ingot serve`: the model behind an address, in OpenAI's forms."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ingot.cli import chat
+from ingot.cli.failure import INTERRUPTED, Parser, UsageError
+from ingot.cli.terminal import Terminal
+
+PORT = 8000
+LEVELS = ("error", "warning", "info", "debug")
+EXAMPLES = """\
+examples:
+  ingot serve                                  the bundled nugget at http://127.0.0.1:8000/v1
+  ingot serve Qwen/Qwen3.5-4B --weights q4 --parallel 2 --context 32768
+  INGOT_API_KEY=... ingot serve MODEL --host 0.0.0.0     for others: a key is needed
+
+Ctrl-C finishes the answers that are being made, a second one stops at once. Guide: docs/serve.md"""
+
+
+def parser() -> Parser:
+    """The options of `ingot serve`."""
+    made = Parser("serve", description="Serve a model to OpenAI clients.", epilog=EXAMPLES)
+    made.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: nugget, the bundled one)"
+    )
+    group = made.add_argument_group("serving")
+    group.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
+    )
+    group.add_argument("--port", type=int, default=PORT, metavar="N", help=f"0: one that is free (default: {PORT})")
+    group.add_argument(
+        "--api-key", metavar="KEY", help="what clients must send; better in INGOT_API_KEY: ps shows this"
+    )
+    group.add_argument(
+        "--parallel", type=int, metavar="N", help="answers at a time (default: up to 4, as memory allows)"
+    )
+    group.add_argument(
+        "--context", type=int, metavar="N", help="tokens of a prompt with its answer (default: as many as fit)"
+    )
+    group.add_argument("--queue", type=int, metavar="N", help="requests that may wait beside them (default: 32)")
+    group.add_argument("--alias", metavar="NAME", help="the model's name for clients (default: MODEL)")
+    group.add_argument(
+        "--cors", metavar="ORIGIN", action="append", default=[], help="web pages of ORIGIN may ask; * all"
+    )
+    group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
+    chat.add_running(made)
+    return made
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until a signal. What can be wrong with the options is found first."""
+    key = args.api_key if args.api_key is not None else os.environ.get("INGOT_API_KEY") or None
+    _check(args, key)
+    name = args.model or "nugget"
+    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    from ingot.serve.server import Settings, serve
+
+    settings = Settings(
+        names=_names(name, args.alias),
+        host=args.host,
+        port=args.port,
+        key=key,
+        origins=args.cors,
+        parallel=args.parallel,
+        context=args.context,
+        **({} if args.queue is None else {"queue": args.queue}),
+    )
+    out = Terminal(sys.stdout)
+    finished = serve(settings, lambda: chat.load_model(args), lambda line: out.write(f"ingot serve: {line}\n"))
+    return 0 if finished else INTERRUPTED
+
+
+def _names(model: str, alias: str | None) -> list[str]:
+    """What clients may call it: the alias, and what was given here, of a path its last part."""
+    own = Path(model).name if os.path.isdir(model) else model
+    return list(dict.fromkeys(name for name in (alias, own) if name))
+
+
+def _check(args: argparse.Namespace, key: str | None) -> None:
+    for name in ("parallel", "context"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; a positive number is needed")
+    if args.queue is not None and args.queue < 0:
+        raise UsageError(f"--queue is {args.queue}; 0 or more is needed")
+    if not 0 <= args.port < 2**16:
+        raise UsageError(f"--port is {args.port}; 0 to 65535 is needed")
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
+        raise UsageError("--api-key is empty or holds what no header can carry; printable ASCII is needed")
+    if args.alias is not None and not (args.alias.strip() and args.alias.isprintable()):
+        raise UsageError(f"--alias is {args.alias!r}; a name is needed")
+    if key is None and not _is_loopback(args.host):
+        raise UsageError(
+            f"--host is {args.host}, which others can reach; that needs a key\n"
+            "hint: INGOT_API_KEY=$(openssl rand -hex 16) ingot serve ..., and clients send it"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
