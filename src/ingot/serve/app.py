@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ingot.language_model import LanguageModel
+from ingot.prompt import Tokenizer
 from ingot.serve import asks, fields
 from ingot.serve.body import GoneError, parse_object, read_body
 from ingot.serve.engine_thread import EngineThread, Ticket
@@ -219,6 +220,7 @@ class Endpoints:
 
 
 def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[str], context: int) -> dict[str, Any]:
+    tokenizer = _tokenizer(model)
     given = fields.checked(body, fields.TOKENIZE)
     asks.check_model(given, names)
     sources = [name for name in ("content", "prompt", "messages") if name in given]
@@ -229,11 +231,11 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
         generation = given.get("add_generation_prompt", True)
         ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation).ids
     else:
-        ids = model.tokenizer.encode(given[sources[0]], special=given.get("parse_special", True))
+        ids = tokenizer.encode(given[sources[0]], special=given.get("parse_special", True))
     plain = [int(index) for index in ids]
     result: dict[str, Any] = {"tokens": plain, "count": len(plain), "max_model_len": context}
     if given.get("with_pieces"):
-        result["tokens"] = [{"id": index, "piece": model.tokenizer.decode([index])} for index in plain]
+        result["tokens"] = [{"id": index, "piece": tokenizer.decode([index])} for index in plain]
     return result
 
 
@@ -244,8 +246,13 @@ def _detokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[
     wrong = [index for index in ids if not 0 <= index < model.engine.vocabulary]
     if wrong:
         raise bad(f"tokens holds {wrong[0]}; this model's token ids are 0 to {model.engine.vocabulary - 1}", "tokens")
-    text = model.tokenizer.decode(ids)
+    text = _tokenizer(model).decode(ids)
     return {"content": text, "prompt": text}
+
+
+def _tokenizer(model: LanguageModel) -> Tokenizer:
+    assert model.tokenizer is not None, "a model without a tokenizer is refused when it is loaded"
+    return model.tokenizer
 
 
 async def _refused(request: Request, error: ApiError) -> Response:

@@ -46,9 +46,10 @@ class Began:
 
 @dataclass(frozen=True)
 class Ended:
-    """Answer `index` is whole; its completion is the client's to read."""
+    """Answer `index` is whole, its completion is the client's to read; with a text's logprobs that no piece brought."""
 
     index: int
+    logprobs: Sequence[TokenLogprob] = ()
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ class EngineThread:
         for piece in pieces:
             events.append(Piece(index, piece, ticket.untold(place)))
         if receiver.done:
-            events.append(Ended(index))
+            events.append(Ended(index, ticket.untold(place)))
             if token.last:
                 self._forget(ticket, token.answer)
             else:

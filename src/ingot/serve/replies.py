@@ -49,10 +49,12 @@ class Reply:
             return self._chunk(index, {"delta": _delta(piece)}, _chat_logprobs(piece.logprobs))
         return self._chunk(index, {"text": piece}, self._text_logprobs(index, logprobs))
 
-    def ending(self, index: int) -> Json:
-        """The chunk that says why an answer ended."""
-        said = {"delta": {}} if self.chat else {"text": ""}
-        return self._chunk(index, said, None, self.completions[index].finish_reason)
+    def ending(self, index: int, logprobs: Sequence[TokenLogprob]) -> Json:
+        """The chunk that says why an answer ended; a text's with the logprobs that no piece brought."""
+        reason = self.completions[index].finish_reason
+        if self.chat:
+            return self._chunk(index, {"delta": {}}, None, reason)
+        return self._chunk(index, {"text": ""}, self._text_logprobs(index, logprobs), reason)
 
     def last(self) -> Iterator[Json]:
         """The chunk of the usage, if it was asked for."""

@@ -157,8 +157,10 @@ class Server(uvicorn.Server):
 
 
 def serve(settings: Settings, load: Callable[[], LanguageModel], told: Callable[[str], None]) -> bool:
-    """Serve until a signal; whether all requests were finished. `told` gets a line about each step. ValueError or OSError
-    where it cannot begin."""
+    """Serve until a signal; whether all requests were finished. `told` gets a line about each step.
+
+    ValueError or OSError where it cannot begin.
+    """
     sock = bound(settings.host, settings.port)
     server = Server(settings, load, told)
     server.port = sock.getsockname()[1]

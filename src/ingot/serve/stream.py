@@ -119,7 +119,7 @@ class Answer(Response):
         if isinstance(event, Piece):
             yield _event(self.reply.piece(event.index, event.piece, event.logprobs))
         elif isinstance(event, Ended):
-            yield _event(self.reply.ending(event.index))
+            yield _event(self.reply.ending(event.index, event.logprobs))
         elif event is None:
             yield PING
 
