@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import pytest
 
 from ingot.serve.limits import most
-from tests.serve.running import serving, until, user
+from tests.serve.running import serving, user
 
 HELLO = [user("hello")]
-PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5E"
+    "rkJggg=="
+)
 
 
 def image(url):
@@ -205,22 +209,13 @@ def test_a_body_that_is_too_large(served):
     connection.close()
     connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
     connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-    piece = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
-    try:
-        for _ in range(40):
+    piece, sent = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n", 0
+    with contextlib.suppress(OSError):  # the server closes what it will not read
+        for sent in range(1, 60):
             connection.sendall(piece)
-    except OSError:  # the server has closed it
-        pass
-    with pytest.raises(OSError) if False else _nothing():
-        assert b" 413 " in (connection.recv(999) or b" 413 ")
     connection.close()
+    assert 32 <= sent < 59
     assert served.ask("/health")[0] == 200
-
-
-def _nothing():
-    import contextlib
-
-    return contextlib.suppress(OSError)
 
 
 PLACES = [
@@ -304,9 +299,8 @@ def test_the_key(reciting):
 
 
 def test_a_head_that_is_too_large(served):
-    status = served.ask("/health", headers={"X-Long": "a" * 100_000})[0]
-    assert status >= 400
-    until(lambda: served.ask("/health")[0] == 200)
+    assert served.ask("/health", headers={"X-Long": "a" * 20_000})[0] == 431
+    assert served.ask("/health", headers={"X-Long": "a" * 10_000})[0] == 200
 
 
 def test_a_text_cannot_end_the_turn_in_a_log(served, caplog):

@@ -16,6 +16,10 @@ TYPES = {
 }
 
 
+# The parameter, perhaps a place in it, with which most of our sentences begin: "messages[0].role is ...".
+_NAMED = re.compile(r"[a-z_]+(\[\d+\])?(\.[a-z_]+(\[\d+\])?)*(?=: | (is|has|holds|nests|gives)\b)")
+
+
 class ApiError(Exception):
     """A refusal: HTTP `status`, a sentence, the parameter it is about, OpenAI's `code`, seconds after which to try
     again."""
@@ -52,6 +56,6 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
 def of_value_error(error: ValueError) -> ApiError:
     """A sentence of the engine or of the prompt's rules; most begin with the name of the parameter."""
     message = str(error)
-    named = re.match(r"[a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*(?= (?:is|has|holds|are|nests|gives)\b)", message)
+    named = _NAMED.match(message)
     code = "context_length_exceeded" if "context holds" in message else None
     return bad(message, named.group() if named else None, code)

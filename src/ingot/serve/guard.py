@@ -57,6 +57,8 @@ class Guard:
 
     def _checked(self, scope: Scope, headers: Headers) -> Response | None:
         """None to go on; the answer to a browser's question whether it may; ApiError."""
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > most("header"):
+            raise ApiError(431, f"the head has more than {most('header'):,} bytes, which are the most")
         self._check_host(headers)
         self._check_origin(headers)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:

@@ -1,0 +1,273 @@
+"""Several clients: who waits, who runs, who leaves, and what happens when something breaks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.scripted.model import scripted_model
+from tests.serve.conftest import SAYS, recite
+from tests.serve.running import serving, until, user
+
+OFF = {"chat_template_kwargs": {"enable_thinking": False}}
+
+
+class Gate:
+    """Holds the model before each pass."""
+
+    def __init__(self, root):
+        self.root = root
+        root.gate = threading.Semaphore(0)
+
+    def open(self, passes=1):
+        self.root.gate.release(passes)
+
+    def leave_open(self):
+        self.root.gate.release(10**6)
+
+
+@pytest.fixture
+def gate(served, reciting):
+    held = Gate(reciting.engine.root)
+    yield held
+    held.leave_open()
+
+
+def begun(served, said, **more):
+    """A streamed request that is sent, and whose response is to be read."""
+    connection = served.connection()
+    body = {"messages": [user(said)], "stream": True, **OFF, **more}
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    return connection
+
+
+def is_free(reciting):
+    states = reciting.engine.states
+    return states.tokens_held == 0 and len(states._free_slots) == states.pools.slots
+
+
+def test_who_leaves_is_ended_within_a_pass(served, reciting, gate):
+    engine = served.server.service.engine
+    connection = begun(served, "forever")
+    gate.open(3)
+    until(lambda: engine.passes == 3 and engine.running == 1)
+    connection.sock.close()
+    connection.close()
+    until(lambda: served.server.service.open == 0)  # the server has seen it
+    gate.open(1)
+    until(lambda: is_free(reciting))
+    assert engine.passes <= 4
+    assert served.ask("/metrics")[1].count("ingot_disconnects_total 1\n") == 1
+
+
+def test_who_leaves_before_a_whole_answer_is_ended_too(served, reciting, gate):
+    connection = served.connection()
+    connection.request("POST", "/v1/chat/completions", json.dumps({"messages": [user("forever")], **OFF}))
+    gate.open(2)
+    until(lambda: served.server.service.engine.running == 1)
+    connection.close()
+    until(lambda: served.server.service.open == 0)
+    gate.open(1)
+    until(lambda: is_free(reciting))
+
+
+def test_who_leaves_while_waiting_never_runs(served, reciting, gate):
+    engine = served.server.service.engine
+    running = [begun(served, "forever", max_tokens=3) for _ in range(4)]
+    until(lambda: engine.running == 4)
+    waiting = begun(served, "hello")
+    until(lambda: served.server.service.open == 5)
+    waiting.close()
+    until(lambda: served.server.service.open == 4)
+    gate.leave_open()
+    for connection in running:
+        assert b"[DONE]" in connection.getresponse().read()
+    until(lambda: is_free(reciting))
+    assert "ingot_requests_total" in served.ask("/metrics")[1]
+    assert len(engine._waiting) == 0
+
+
+def test_a_full_queue_says_when_to_come_back(served, gate):
+    """Four run, two wait, the seventh is refused; when they are gone, it is not."""
+    open_ = [begun(served, "hello") for _ in range(6)]
+    until(lambda: served.server.service.open == 6)
+    status, body, headers = served.ask("/v1/chat/completions", {"messages": [user("hello")]})
+    assert (status, body["error"]["type"]) == (429, "rate_limit_error")
+    assert int(headers["retry-after"]) > 0
+    assert served.ask("/health")[0] == 200  # which is no question for the model
+    gate.leave_open()
+    for connection in open_:
+        assert b"[DONE]" in connection.getresponse().read()
+    assert served.chat("hello", **OFF)["choices"][0]["message"]["content"] == SAYS["hello"]
+    assert 'ingot_rejections_total{reason="queue"} 1\n' in served.ask("/metrics")[1]
+
+
+def test_a_long_prompt_does_not_stop_the_streams_of_others(served, reciting, gate):
+    """While 1,500 tokens are read, a running answer gets a token in every pass."""
+    root, engine = reciting.engine.root, served.server.service.engine
+    stream = begun(served, "forever", max_tokens=40)
+    gate.open(2)
+    until(lambda: engine.passes == 2)
+    other = begun(served, "\u4e2d" * 500, max_tokens=1)  # three bytes, three tokens each
+    until(lambda: served.server.service.open == 2)
+    gate.leave_open()
+    assert b"[DONE]" in stream.getresponse().read()
+    assert b"[DONE]" in other.getresponse().read()
+    reading = [index for index, taken in enumerate(root.passes) if max(taken.values()) > 1 and len(taken) > 1]
+    assert len(reading) > 5
+    assert all(sorted(root.passes[index].values())[0] == 1 for index in reading)
+    assert all(sum(taken.values()) <= 256 for taken in root.passes)
+
+
+def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(served, reciting, gate):
+    root = reciting.engine.root
+    long = begun(served, "\u4e2d" * 500, max_tokens=1)
+    until(lambda: served.server.service.engine.running == 1)
+    short = begun(served, "hello")
+    until(lambda: served.server.service.open == 2)
+    gate.leave_open()
+    assert b"[DONE]" in short.getresponse().read()
+    assert b"[DONE]" in long.getresponse().read()
+    both = next(taken for taken in root.passes if len(taken) == 2)
+    assert sorted(both.values())[0] < 100  # all of the short one, beside a part of the long one
+    assert root.passes.index(both) <= 1
+
+
+def test_answers_together_are_those_alone(served):
+    said = ["hello", "unicode", "think", "nothing", "hello", "unicode"]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda one: served.chat(one, **OFF)["choices"][0]["message"]["content"], said))
+    assert found == [served.chat(one, **OFF)["choices"][0]["message"]["content"] for one in said]
+
+
+def test_an_answer_that_breaks_leaves_the_others_alone(served, reciting, monkeypatch, gate):
+    """The receiver of one request fails; the other's answer is whole."""
+    from ingot.receiving import ChatReceiver
+
+    push = ChatReceiver.push
+
+    def broken(self, token, began):
+        if self.completion.usage.prompt_tokens > 40:
+            raise RuntimeError("a parser on fire")
+        return push(self, token, began)
+
+    monkeypatch.setattr(ChatReceiver, "push", broken)
+    good, bad = begun(served, "hello"), begun(served, "hello " * 40)
+    until(lambda: served.server.service.open == 2)
+    gate.leave_open()
+    last = bad.getresponse().read()
+    assert b'"error"' in last
+    assert b"RuntimeError" in last
+    assert b"on fire" not in last  # the log's, not the client's
+    assert b"[DONE]" not in last
+    assert b"[DONE]" in good.getresponse().read()
+    until(lambda: is_free(reciting))
+    assert served.ask("/health")[0] == 200
+
+
+def test_a_pass_that_fails_costs_those_who_were_in_it(served, reciting):
+    reciting.engine.root.fails = RuntimeError("a kernel on fire")
+    status, body, _ = served.ask("/v1/chat/completions", {"messages": [user("hello")], **OFF})
+    assert (status, body["error"]["type"]) == (500, "server_error")
+    assert "on fire" not in body["error"]["message"]
+    assert served.chat("hello", **OFF)["choices"][0]["message"]["content"] == SAYS["hello"]
+    assert served.ask("/health")[0] == 200
+    assert is_free(reciting)
+    assert "ingot_engine_errors_total 1\n" in served.ask("/metrics")[1]
+
+
+def test_an_engine_that_only_fails_is_given_up(served, reciting):
+    for _ in range(3):
+        reciting.engine.root.fails = RuntimeError("a kernel on fire")
+        assert served.ask("/v1/chat/completions", {"messages": [user("hello")], **OFF})[0] == 500
+    status, body, _ = served.ask("/health")
+    assert (status, "the engine has stopped" in body["error"]["message"]) == (500, True)
+    assert served.ask("/ready")[0] == 500
+    status, body, _ = served.ask("/v1/chat/completions", {"messages": [user("hello")], **OFF})
+    assert (status, body["error"]["message"]) == (500, served.server.service.engine.failure)
+
+
+def test_a_pass_that_never_ends_is_told(served, gate, monkeypatch):
+    monkeypatch.setattr("ingot.serve.app.most", lambda name: 0.05)
+    begun(served, "hello")
+    until(lambda: served.ask("/health")[0] == 500)
+    assert "has not ended a pass" in served.ask("/health")[1]["error"]["message"]
+
+
+def test_a_drain_finishes_what_runs_and_refuses_what_comes(served, gate):
+    stream = begun(served, "hello")
+    gate.open(2)
+    until(lambda: served.server.service.engine.running == 1)
+    served.server._loop.call_soon_threadsafe(served.server.end)
+    until(lambda: served.server.service.state == "draining")
+    status, body, headers = served.ask("/v1/chat/completions", {"messages": [user("hello")]})
+    assert (status, body["error"]["message"]) == (503, "the server is stopping")
+    assert int(headers["retry-after"]) > 0
+    assert served.ask("/ready")[0] == 503
+    assert served.ask("/health")[1] == {"status": "draining"}
+    gate.leave_open()
+    data = stream.getresponse().read()
+    assert b"[DONE]" in data
+    said = [json.loads(line[6:]) for line in data.split(b"\n") if line.startswith(b"data: {")]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in said) == SAYS["hello"]
+    until(lambda: served.server.should_exit)
+    with pytest.raises(OSError):
+        for _ in range(200):
+            served.ask("/health")
+
+
+def test_while_the_model_loads(tmp_path):
+    """The address answers at once: 503, and when to come back."""
+    may = threading.Event()
+
+    def load():
+        may.wait(20)
+        return scripted_model(tmp_path, recite)
+
+    with serving(load, wait=False) as running:
+        for path in ("/health", "/ready"):
+            status, body, headers = running.ask(path)
+            assert (status, body["error"]["message"]) == (503, "the model is being loaded")
+            assert int(headers["retry-after"]) > 0
+        assert running.ask("/v1/chat/completions", {"messages": []})[0] == 503
+        assert running.ask("/v1/models")[0] == 200
+        may.set()
+        until(lambda: running.ask("/ready")[0] == 200)
+        assert running.chat("hello", **OFF)["choices"][0]["message"]["content"] == SAYS["hello"]
+
+
+def test_a_model_that_does_not_load_ends_the_server():
+    def load():
+        raise ValueError("there is no such model")
+
+    with pytest.raises(AssertionError, match="never became true"), serving(load) as running:
+        pass  # pragma: no cover
+    del running
+
+
+def test_keep_alive_serves_one_after_the_other(served):
+    connection = served.connection()
+    for _ in range(3):
+        connection.request("POST", "/v1/chat/completions", json.dumps({"messages": [user("hello")], **OFF}))
+        assert json.loads(connection.getresponse().read())["choices"][0]["message"]["content"] == SAYS["hello"]
+    connection.close()
+
+
+def test_a_pipelined_request_does_not_count_as_leaving(served):
+    """Bytes after a request belong to the next one."""
+    body = json.dumps({"messages": [user("hello")], **OFF}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    connection = served.connection()
+    connection.connect()
+    connection.sock.sendall(2 * (head + body))
+    for _ in range(2):
+        response = http.client.HTTPResponse(connection.sock)
+        response.begin()
+        assert response.status == 200
+        response.read()
+        break
+    connection.close()
