@@ -29,9 +29,16 @@ def reciting(tmp_path_factory):
     return scripted_model(tmp_path_factory.mktemp("scripted"), recite)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def served(reciting):
-    """A server over the reciting model, which has four seats and two that wait."""
+    """A server over the reciting model, for tests that leave it as it was."""
+    with serving(lambda: reciting, parallel=4) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(reciting):
+    """One of a test's own: four seats and two that wait."""
     with serving(lambda: reciting, parallel=4, queue=2) as running:
         reciting.engine.root.passes.clear()
         yield running

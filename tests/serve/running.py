@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,9 @@ def serving(load: Callable[[], LanguageModel], wait: bool = True, **settings: An
         until(lambda: server.started and (not wait or server.service.engine is not None))
         yield running
     finally:
-        for _ in range(2):
-            server._loop.call_soon_threadsafe(server.end)
+        with suppress(RuntimeError):  # it has ended already
+            for _ in range(2):
+                server._loop.call_soon_threadsafe(server.end)
         thread.join(20)
         sock.close()
         assert not thread.is_alive()

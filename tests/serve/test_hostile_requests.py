@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 
 import pytest
@@ -132,6 +131,7 @@ CHAT = [
 
 @pytest.mark.parametrize(("more", "param", "words"), CHAT, ids=lambda value: str(value)[:50])
 def test_a_chat_that_is_wrong(served, reciting, more, param, words):
+    before = len(reciting.engine.root.passes)
     status, body, _ = served.ask("/v1/chat/completions", {"messages": HELLO, **more})
     assert status == 400, body
     error = body["error"]
@@ -141,7 +141,7 @@ def test_a_chat_that_is_wrong(served, reciting, more, param, words):
     assert len(error["message"]) < 1000
     if param is not None:
         assert error["param"] == param
-    assert reciting.engine.root.passes == []
+    assert len(reciting.engine.root.passes) == before
 
 
 COMPLETION = [
@@ -209,12 +209,10 @@ def test_a_body_that_is_too_large(served):
     connection.close()
     connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
     connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-    piece, sent = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n", 0
-    with contextlib.suppress(OSError):  # the server closes what it will not read
-        for sent in range(1, 60):
-            connection.sendall(piece)
+    piece = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
+    with pytest.raises(OSError):
+        connection.sendall(60 * piece)
     connection.close()
-    assert 32 <= sent < 59
     assert served.ask("/health")[0] == 200
 
 

@@ -213,10 +213,10 @@ def test_tokenize_and_back(served, reciting):
     assert prompt["count"] == served.chat("hello", **OFF)["usage"]["prompt_tokens"]
 
 
-def test_metrics(served):
-    served.chat("hello", **OFF)
-    served.ask("/v1/chat/completions", {"nonsense": 1})
-    status, text, headers = served.ask("/metrics")
+def test_metrics(fresh):
+    fresh.chat("hello", **OFF)
+    fresh.ask("/v1/chat/completions", {"nonsense": 1})
+    status, text, headers = fresh.ask("/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     lines = text.splitlines()

@@ -45,6 +45,8 @@ class ApiError(Exception):
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):  # the rest of the request is not waited for
+            headers["Connection"] = "close"
         return JSONResponse(self.body(), self.status, headers)
 
 
