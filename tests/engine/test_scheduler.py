@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingot.engine import Engine, Request, SamplingParams
-from ingot.engine.scheduler import STEP_TOKENS, Scheduler
+from ingot.engine.scheduler import LEAST_TOKENS, STEP_TOKENS, Scheduler
 from ingot.engine.sequence import MARGIN
 from ingot.model import build
 from ingot.ops import PAGE
@@ -202,3 +202,41 @@ def test_logprobs_are_the_log_softmax_of_the_models_own_logits():
         assert logprob == pytest.approx(row[token], abs=1e-7)
         assert [i for i, _ in top] == np.argsort(-row, kind="stable")[:20].tolist()
         assert [value for _, value in top] == pytest.approx(np.sort(row)[:-21:-1].tolist(), abs=1e-7)
+
+
+def taken_by(scheduler, monkeypatch):
+    """The tokens of each part of the passes to come."""
+    taken, forward = [], scheduler.engine.forward
+
+    def counted(parts, rows=None):
+        taken.append([len(part.ids) for part in parts])
+        return forward(parts, rows)
+
+    monkeypatch.setattr(scheduler.engine, "forward", counted)
+    return taken
+
+
+def test_prompts_that_are_read_share_a_pass(monkeypatch):
+    scheduler = Scheduler(engine(), 4)
+    taken = taken_by(scheduler, monkeypatch)
+    for length in (700, 10, 300):
+        scheduler.add(request(length, max_tokens=2))
+    drain(scheduler)
+    rest = STEP_TOKENS - 10
+    assert taken[0] == [rest // 2, 10, rest // 2]
+    assert taken[1] == [(STEP_TOKENS - 1) // 2, 1, (STEP_TOKENS - 1) - (STEP_TOKENS - 1) // 2]
+    assert sum(map(sum, taken)) == 700 + 10 + 300 + 3
+
+
+@pytest.mark.parametrize(("slice_s", "most"), [(None, STEP_TOKENS - 1), (0.0, LEAST_TOKENS), (1e9, STEP_TOKENS - 1)])
+def test_a_slice_beside_running_answers_is_bounded_in_time(monkeypatch, slice_s, most):
+    """The first pass, in which nobody waits for a token, takes all it can; how it is cut changes no bit."""
+    scheduler = Scheduler(engine(), 2, slice_s)
+    taken = taken_by(scheduler, monkeypatch)
+    first, second = request(30, max_tokens=60), request(2 * STEP_TOKENS + 40, max_tokens=3)
+    scheduler.add(first)
+    scheduler.step()
+    scheduler.add(second)
+    got = drain(scheduler)
+    assert max(parts[-1] for parts in taken[1:]) == most
+    assert got[1] == alone(second)

@@ -1,0 +1,83 @@
+"""Pictures come as data: URLs, and are encoded by the engine's thread between the passes of others."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+
+import numpy as np
+import pytest
+
+import ingot
+from tests.api.small_model import write_seeing_model
+from tests.serve.running import serving
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def url(seed, side=24):
+    data = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side + 8, 3), np.uint8)
+    Image.fromarray(pixels).save(data, "PNG")
+    return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory):
+    return ingot.load(write_seeing_model(tmp_path_factory.mktemp("seeing")))
+
+
+def messages(*seeds):
+    parts = [{"type": "image_url", "image_url": {"url": url(seed), "detail": "low"}} for seed in seeds]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "what?"}]}]
+
+
+def test_a_picture_over_http_is_a_picture_in_python(seeing, tmp_path):
+    own = ingot.load(seeing.path)
+    with serving(lambda: seeing) as running:
+        body = {"messages": messages(1, 2), "max_tokens": 8, "seed": 3, "logprobs": True}
+        status, answer, _ = running.ask("/v1/chat/completions", body)
+        assert status == 200, answer
+        count = running.ask("/tokenize", {"messages": messages(1, 2)})[1]["count"]
+    want = own.chat(messages(1, 2), max_tokens=8, seed=3, logprobs=True)
+    told = [one["logprob"] for one in answer["choices"][0]["logprobs"]["content"]]
+    assert told == [one.logprob for one in want.logprobs]
+    assert answer["usage"]["prompt_tokens"] == want.usage.prompt_tokens == count
+
+
+def test_the_engines_thread_encodes(seeing, monkeypatch):
+    threads = []
+    encode = type(seeing.engine.eyes)._encode
+
+    def noted(self, visual):
+        threads.append(threading.current_thread().name)
+        return encode(self, visual)
+
+    monkeypatch.setattr(type(seeing.engine.eyes), "_encode", noted)
+    with serving(lambda: seeing) as running:
+        assert running.ask("/v1/chat/completions", {"messages": messages(7, 8, 9), "max_tokens": 2})[0] == 200
+    assert threads == ["engine"] * 3
+
+
+def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
+    def failing(self, visual):
+        raise MemoryError
+
+    with serving(lambda: seeing) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(seeing.engine.eyes), "_encode", failing)
+            status, body, _ = running.ask("/v1/chat/completions", {"messages": messages(11), "max_tokens": 2})
+        assert (status, "MemoryError" in body["error"]["message"]) == (500, True)
+        assert running.ask("/v1/chat/completions", {"messages": messages(11), "max_tokens": 2})[0] == 200
+
+
+DAMAGED = ["data:image/png;base64,AAAA", "data:image/png;base64,!!!", "data:text/plain,hello", "data:", url(5)[:90]]
+
+
+@pytest.mark.parametrize("source", DAMAGED, ids=lambda text: text[:30])
+def test_a_damaged_picture(seeing, source):
+    with serving(lambda: seeing) as running:
+        body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": source}}]}]}
+        status, answer, _ = running.ask("/v1/chat/completions", body)
+        assert (status, answer["error"]["param"]) == (400, "messages[0].content[0].image_url.url")
