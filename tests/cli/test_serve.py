@@ -1,0 +1,140 @@
+"""`ingot serve` as a process: what it prints, how it is refused, how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+from tests.cli.run_ingot import environment, run
+
+NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
+pytestmark = pytest.mark.skipif(not NUGGET, reason="the nugget's weights are not here")
+
+
+@contextlib.contextmanager
+def started(*words, **env):
+    """The process, and its port once it is ready."""
+    command = [sys.executable, "-m", "ingot.cli", "serve", "--port", "0", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**env)
+    ) as process:
+        try:
+            yield process, ready(process)
+        finally:
+            process.kill()
+
+
+def ready(process):
+    for line in process.stdout:
+        if found := re.search(r"ready: (\S+) at http://127\.0\.0\.1:(\d+)/v1", line):
+            return int(found[2])
+    raise AssertionError(process.stderr.read())
+
+
+def ask(port, path="/v1/chat/completions", **body):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", path, json.dumps(body))
+    return connection, connection.getresponse()
+
+
+SUM = [{"role": "user", "content": "What is 17 + 25?"}]
+LONG = {"messages": SUM, "ignore_eos": True, "max_tokens": 1500, "stream": True}
+
+
+def test_it_answers_and_a_signal_ends_it():
+    with started("--parallel", "2", "--context", "900", "--alias", "sums") as (process, port):
+        connection, response = ask(port, messages=SUM, model="sums", temperature=0)
+        assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
+        connection.close()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "POST /v1/chat/completions 200 prompt=" in err
+        assert "17" not in err.replace("ms=17", "").split("POST", 1)[1].split("prompt")[0]
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_an_answer_end(number):
+    with started() as (process, port):
+        connection, response = ask(port, **LONG)
+        first = response.readline()
+        process.send_signal(number)
+        for line in process.stdout:
+            if "finishing 1 requests" in line:
+                break
+        refused, second = ask(port, messages=SUM)
+        assert (second.status, second.getheader("retry-after")) == (503, "5")
+        refused.close()
+        rest = response.read()
+        assert first.startswith(b"data: ")
+        assert rest.endswith(b"data: [DONE]\n\n")
+        connection.close()
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_at_once():
+    with started() as (process, port):
+        connection, response = ask(port, **LONG, n=4)
+        response.readline()
+        process.send_signal(signal.SIGINT)
+        for line in process.stdout:
+            if "finishing" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert "Traceback" not in err
+        connection.close()
+
+
+def test_the_key_may_come_from_the_environment():
+    with started(INGOT_API_KEY="secret") as (_, port):
+        connection, response = ask(port, messages=SUM)
+        assert response.status == 401
+        connection.close()
+
+
+REFUSED = [
+    (("--host", "0.0.0.0"), "that needs a key"),
+    (("--host", "192.168.1.5"), "that needs a key"),
+    (("--api-key", ""), "--api-key is empty"),
+    (("--api-key", "schlüssel"), "printable ASCII"),
+    (("--port", "70000"), "0 to 65535"),
+    (("--port", "x"), "invalid int"),
+    (("--parallel", "0"), "a positive number"),
+    (("--context", "-3"), "a positive number"),
+    (("--queue", "-1"), "0 or more"),
+    (("--alias", " "), "a name is needed"),
+    (("--context", "999999", "--port", "0"), "this model's context is 2 to"),
+    (("--parallel", "99999999", "--port", "0"), "MiB are free"),
+    (("nowhere/at/all", "--port", "0"), "nowhere/at/all"),
+    (("--colour",), "there is no option"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=lambda value: " ".join(value)[:40])
+def test_what_is_refused(words, sentence):
+    found = run("serve", *words, real=True)
+    assert found.returncode == 2, found.stderr
+    assert sentence in found.stderr.decode()
+    assert b"Traceback" not in found.stderr
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        found = run("serve", "--port", str(taken.getsockname()[1]), real=True)
+    assert found.returncode == 1
+    assert b"Address already in use" in found.stderr
+    assert b"hint: --port 0" in found.stderr
