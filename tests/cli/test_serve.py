@@ -14,6 +14,7 @@ from importlib import resources
 
 import pytest
 
+from ingot.cli import main
 from tests.cli.run_ingot import environment, run
 
 NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
@@ -56,10 +57,10 @@ def test_it_answers_and_a_signal_ends_it():
         assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
         connection.close()
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
         assert process.returncode == 0
         assert "POST /v1/chat/completions 200 prompt=" in err
-        assert "17" not in err.replace("ms=17", "").split("POST", 1)[1].split("prompt")[0]
+        assert "What is" not in err
         assert "Traceback" not in err
 
 
@@ -117,16 +118,24 @@ REFUSED = [
     (("--context", "-3"), "a positive number"),
     (("--queue", "-1"), "0 or more"),
     (("--alias", " "), "a name is needed"),
-    (("--context", "999999", "--port", "0"), "this model's context is 2 to"),
-    (("--parallel", "99999999", "--port", "0"), "MiB are free"),
-    (("nowhere/at/all", "--port", "0"), "nowhere/at/all"),
     (("--colour",), "there is no option"),
+]
+NOT_LOADED = [
+    (("--context", "999999"), "this model's context is 2 to"),
+    (("--parallel", "99999999"), "MiB are free"),
+    (("nowhere/at/all",), "nowhere/at/all"),
 ]
 
 
-@pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=lambda value: " ".join(value)[:40])
-def test_what_is_refused(words, sentence):
-    found = run("serve", *words, real=True)
+@pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=lambda value: str(value)[:40])
+def test_what_is_refused_at_once(words, sentence, capsys):
+    assert main(["serve", *words]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "sentence"), NOT_LOADED, ids=lambda value: str(value)[:40])
+def test_what_is_refused_when_it_loads(words, sentence):
+    found = run("serve", "--port", "0", *words, real=True)
     assert found.returncode == 2, found.stderr
     assert sentence in found.stderr.decode()
     assert b"Traceback" not in found.stderr
