@@ -29,7 +29,10 @@ class Gate:
         self.root.gate.release(passes)
 
     def leave_open(self):
-        self.root.gate.release(10**6)
+        if self.root.gate is None:
+            return
+        gate, self.root.gate = self.root.gate, None
+        gate.release(99)  # more than may stand before it
 
 
 @pytest.fixture

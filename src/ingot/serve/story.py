@@ -67,7 +67,7 @@ class Story:
         written = sum(usage.completion_tokens for usage in usages)
         seconds = time.monotonic() - self._began
         self.metrics.count("requests_total", endpoint=self.path, status=self._status)
-        if usages:
+        if written:  # else its prompt may never have been read
             self.metrics.count("prompt_tokens_total", read)
             self.metrics.count("completion_tokens_total", written)
             self.metrics.seconds("request_seconds", seconds)
