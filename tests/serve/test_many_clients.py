@@ -110,6 +110,13 @@ def test_a_full_queue_says_when_to_come_back(fresh, gate):
     assert (status, body["error"]["type"]) == (429, "rate_limit_error")
     assert int(headers["retry-after"]) > 0
     assert fresh.ask("/health")[0] == 200  # which is no question for the model
+    engine = fresh.server.service.engine
+    until(lambda: engine._inbox.qsize() + engine.running + engine.waiting == 6)
+    gate.open(2)
+    until(lambda: engine.running == 4 and engine.waiting == 2)
+    told = fresh.ask("/metrics")[1]
+    assert "\ningot_requests_running 4\n" in told
+    assert "\nvllm:num_requests_waiting 2\n" in told
     gate.leave_open()
     for connection in open_:
         assert b"[DONE]" in connection.getresponse().read()
@@ -124,7 +131,7 @@ def test_a_long_prompt_does_not_stop_the_streams_of_others(fresh, reciting, gate
     gate.open(2)
     until(lambda: engine.passes == 2)
     other = begun(fresh, "\u4e2d" * 500, max_tokens=1)  # three bytes, three tokens each
-    until(lambda: fresh.server.service.open == 2)
+    until(lambda: engine._inbox.qsize() == 1)
     gate.leave_open()
     assert b"[DONE]" in stream.getresponse().read()
     assert b"[DONE]" in other.getresponse().read()
@@ -139,7 +146,7 @@ def test_a_short_prompt_does_not_wait_for_the_end_of_a_long_one(fresh, reciting,
     long = begun(fresh, "\u4e2d" * 500, max_tokens=1)
     until(lambda: fresh.server.service.engine.running == 1)
     short = begun(fresh, "hello")
-    until(lambda: fresh.server.service.open == 2)
+    until(lambda: fresh.server.service.engine._inbox.qsize() == 1)
     gate.leave_open()
     assert b"[DONE]" in short.getresponse().read()
     assert b"[DONE]" in long.getresponse().read()

@@ -65,10 +65,13 @@ def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
         raise MemoryError
 
     with serving(lambda: seeing) as running:
+        stream = running.stream("what?", ignore_eos=True, max_tokens=200)
+        next(stream)
         with monkeypatch.context() as patch:
             patch.setattr(type(seeing.engine.eyes), "_encode", failing)
             status, body, _ = running.ask("/v1/chat/completions", {"messages": messages(11), "max_tokens": 2})
         assert (status, "MemoryError" in body["error"]["message"]) == (500, True)
+        assert list(stream)[-1] == "[DONE]"
         assert running.ask("/v1/chat/completions", {"messages": messages(11), "max_tokens": 2})[0] == 200
 
 

@@ -285,10 +285,10 @@ class EngineThread:
         log.error("a pass of the engine failed", exc_info=error)
         self.errors += 1
         self._crashes += 1
-        self._fail(dict.fromkeys(self._tickets.values()), ApiError(500, _failed(error)))
-        self._scheduler.close()
         if self._crashes >= CRASHES:
             self._give_up(f"the engine has stopped: {CRASHES} passes failed one after the other; restart the server")
+        else:
+            self._fail(dict.fromkeys(self._tickets.values()), ApiError(500, _failed(error)))
 
     def _give_up(self, sentence: str) -> None:
         self.failure = sentence
