@@ -121,7 +121,7 @@ def test_a_full_queue_says_when_to_come_back(fresh, gate):
     for connection in open_:
         assert b"[DONE]" in connection.getresponse().read()
     assert fresh.chat("hello", **OFF)["choices"][0]["message"]["content"] == SAYS["hello"]
-    assert 'ingot_rejections_total{reason="queue"} 1\n' in fresh.ask("/metrics")[1]
+    assert 'ingot_rejections_total{reason="queue_full"} 1\n' in fresh.ask("/metrics")[1]
 
 
 def test_a_long_prompt_does_not_stop_the_streams_of_others(fresh, reciting, gate):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import ingot
+from ingot.serve.limits import LIMITS
 from tests.api.small_model import write_seeing_model
 from tests.serve.running import serving
 
@@ -84,3 +85,15 @@ def test_a_damaged_picture(seeing, source):
         body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": source}}]}]}
         status, answer, _ = running.ask("/v1/chat/completions", body)
         assert (status, answer["error"]["param"]) == (400, "messages[0].content[0].image_url.url")
+
+
+def test_the_pixels_of_all_requests_are_bounded(seeing, monkeypatch):
+    most = {**LIMITS, "pixels": (1500, "", "")}
+    with serving(lambda: seeing) as running:
+        monkeypatch.setattr("ingot.serve.limits.LIMITS", most)
+        for _ in range(3):  # what was held is given back
+            assert running.ask("/v1/chat/completions", {"messages": messages(1), "max_tokens": 2})[0] == 200
+        status, body, headers = running.ask("/v1/chat/completions", {"messages": messages(1, 2), "max_tokens": 2})
+        assert (status, body["error"]["code"]) == (503, "pixels")
+        assert "retry-after" in headers
+        assert running.server.service.pixels == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,6 @@ from ingot.serve.replies import Reply
 from ingot.serve.story import Story
 from ingot.serve.stream import Answer, LoopMailbox
 
-log = logging.getLogger("ingot.serve")
-
 QUEUE = 32  # requests that wait beside those that run (taste: a minute of short answers)
 RETRY_S = 5  # what Retry-After says where nothing better is known (taste)
 LOADING, READY, DRAINING = "loading", "ready", "draining"
@@ -47,6 +44,7 @@ class Service:
     engine: EngineThread | None = None
     state: str = LOADING
     open: int = 0  # requests for answers that have begun to be read and not ended
+    pixels: int = 0  # of their pictures
     emptied: Callable[[], None] = lambda: None
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(default_factory=Metrics)
@@ -56,11 +54,11 @@ class Service:
     def ready(self) -> EngineThread:
         """The engine; ApiError while it cannot take requests."""
         if self.engine is None:
-            raise self._refusal("loading", ApiError(503, "the model is being loaded", retry_after=RETRY_S))
+            raise ApiError(503, "the model is being loaded", code=LOADING, retry_after=RETRY_S)
         if self.engine.failure:
-            raise self._refusal("failed", ApiError(500, self.engine.failure))
+            raise ApiError(500, self.engine.failure, code="engine_failed")
         if self.state == DRAINING:
-            raise self._refusal("draining", ApiError(503, "the server is stopping", retry_after=RETRY_S))
+            raise ApiError(503, "the server is stopping", code=DRAINING, retry_after=RETRY_S)
         return self.engine
 
     def seat(self) -> EngineThread:
@@ -68,19 +66,24 @@ class Service:
         engine = self.ready()
         if self.open >= engine.plan.parallel + self.queue:
             message = f"{engine.plan.parallel} answers run and {self.queue} requests wait, which are the most"
-            raise self._refusal("queue", ApiError(429, message, code="queue_full", retry_after=RETRY_S))
+            raise ApiError(429, message, code="queue_full", retry_after=RETRY_S)
         self.open += 1
         return engine
 
-    def leave(self) -> None:
-        """Give the place back."""
+    def hold(self, pixels: int) -> int:
+        """Note that a request keeps so many pixels in memory; ApiError 503 where there are too many already."""
+        if self.pixels + pixels > most("pixels"):
+            message = f"the pictures of {self.open} requests fill the {most('pixels'):,} pixels that may be kept"
+            raise ApiError(503, message, code="pixels", retry_after=RETRY_S)
+        self.pixels += pixels
+        return pixels
+
+    def leave(self, pixels: int) -> None:
+        """Give the place back, and what was held."""
         self.open -= 1
+        self.pixels -= pixels
         if not self.open:
             self.emptied()
-
-    def _refusal(self, reason: str, error: ApiError) -> ApiError:
-        self.metrics.count("rejections_total", reason=reason)
-        return error
 
     async def read(self, make: Callable[..., Any], *given: Any) -> Any:
         """`make(*given)` in the reader's thread; ApiError for a sentence of the prompt's or the engine's rules."""
@@ -132,10 +135,11 @@ class Endpoints:
         story = Story(service.metrics, request.url.path)
         try:
             engine = service.seat()
-            story.over = service.leave
+            story.over = lambda: service.leave(story.pixels)
             data = await read_body(request)
             body = await service.read(parse_object, data)
             ask = await service.read(ask_of, body, engine.model, service.names, engine.plan)
+            story.pixels = service.hold(ask.pixels)
             return self._submitted(engine, ask, story)
         except BaseException as error:
             story.broke(error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from ingot.answering import Job
@@ -11,7 +12,7 @@ from ingot.language_model import CHAT_TOKENS, LanguageModel
 from ingot.options import SAMPLING, Options
 from ingot.prompt import Medium, normalise_messages
 from ingot.serve import fields
-from ingot.serve.errors import ApiError, bad, of_value_error
+from ingot.serve.errors import ApiError, bad
 from ingot.serve.limits import most
 from ingot.serve.plan import Plan
 from ingot.spec.text_file import shown
@@ -22,14 +23,14 @@ _OPTIONS = ("n", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "preset",
 
 @dataclass(frozen=True)
 class Ask:
-    """A request that can run: one job a prompt, what all share, and how the answer is wanted."""
+    """A request that can run: one job a prompt, what all share, how the answer is wanted, pixels of its pictures."""
 
     jobs: Sequence[Job]
     options: Options
     chat: bool
     stream: bool = False
     include_usage: bool = False
-    tools: Sequence[Any] = field(default=())
+    pixels: int = 0
 
 
 def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], plan: Plan) -> Ask:
@@ -129,7 +130,7 @@ def _check_strict(tools: Sequence[Any]) -> None:
 
 def _prompts(prompt: Any) -> list[Any]:
     """The prompts of a completion: a text, token ids, or a list of those."""
-    if isinstance(prompt, str):
+    if isinstance(prompt, str) and prompt:
         return [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise bad(f"prompt is {shown(prompt)}; it must be a text, token ids, or a list of those", "prompt")
@@ -138,7 +139,8 @@ def _prompts(prompt: Any) -> list[Any]:
     if len(prompt) > most("prompts"):
         raise bad(f"prompt has {len(prompt)} prompts; {most('prompts')} are the most", "prompt")
     for place, one in enumerate(prompt):
-        if not isinstance(one, str) and not (isinstance(one, list) and one and all(type(i) is int for i in one)):
+        is_ids = isinstance(one, list) and all(type(i) is int for i in one)
+        if not one or not (isinstance(one, str) or is_ids):
             raise bad(f"prompt[{place}] is {shown(one)}; it must be a text or token ids", f"prompt[{place}]")
     return prompt
 
@@ -159,12 +161,12 @@ def _fitting(
     for job in fit:
         model.engine.checked(job.request)
     usage = given.get("stream_options", {}).get("include_usage", False)
-    return Ask(fit, options, chat, given.get("stream", False), usage)
+    return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model))
 
 
-def refusing(make: Any, *given: Any) -> Any:
-    """What `make(*given)` gives; ApiError for a sentence of the engine's or the prompt's rules."""
-    try:
-        return make(*given)
-    except ValueError as error:
-        raise of_value_error(error) from None
+def _pixels(jobs: Sequence[Job], model: LanguageModel) -> int:
+    """Pixels of all pictures: they are kept until the engine has seen them."""
+    vision = model.config.vision
+    if vision is None:
+        return 0
+    return sum(prod(visual.grid) * vision.patch_size**2 for job in jobs for visual in job.request.visuals)

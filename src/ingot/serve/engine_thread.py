@@ -200,7 +200,7 @@ class EngineThread:
 
     def _stop(self) -> None:
         self._stopped = True
-        self._fail(self._everyone(), ApiError(503, "the server is stopping", retry_after=5))
+        self._fail(self._everyone(), ApiError(503, "the server is stopping", code="draining", retry_after=5))
 
     def _everyone(self) -> list[Ticket]:
         return [*dict.fromkeys(self._tickets.values()), *self._waiting]
@@ -236,7 +236,7 @@ class EngineThread:
             return True
         if not self._tickets:
             message = "the memory that was free when the server began is taken by something else"
-            self._fail([ticket], ApiError(503, message, retry_after=30))
+            self._fail([ticket], ApiError(503, message, code="memory", retry_after=30))
         return False
 
     def _refuse(self, ticket: Ticket, error: Exception) -> None:

@@ -59,5 +59,6 @@ def of_value_error(error: ValueError) -> ApiError:
     """A sentence of the engine or of the prompt's rules; most begin with the name of the parameter."""
     message = str(error)
     named = _NAMED.match(message)
+    param = {"ids": "prompt"}.get(named.group(), named.group()) if named else None
     code = "context_length_exceeded" if "context holds" in message else None
-    return bad(message, named.group() if named else None, code)
+    return bad(message, param, code)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from ingot.options import SAMPLING
+from ingot.options import MOST_LOGPROBS, SAMPLING
 from ingot.serve.errors import ApiError, bad
 from ingot.serve.limits import most
 from ingot.spec.text_file import shown
@@ -58,6 +58,13 @@ def count(name: str, value: Any) -> int:
     """A whole number of at least 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise _wrong(name, value, "a whole number, 1 or more")
+    return value
+
+
+def logprobs(name: str, value: Any) -> int:
+    """How many likely tokens a completion tells at each place."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_LOGPROBS:
+        raise _wrong(name, value, f"a whole number from 0 to {MOST_LOGPROBS}")
     return value
 
 
@@ -183,7 +190,7 @@ CHAT: dict[str, Check] = {
 COMPLETION: dict[str, Check] = {
     **SHARED,
     "prompt": any_value,
-    "logprobs": any_value,
+    "logprobs": logprobs,
     "best_of": only(1, because="answers are not ranked; n gives several"),
     "echo": only(False, because="the prompt is not repeated; join it to the answer yourself"),
     "suffix": only("", because="the model does not fill in the middle"),

@@ -17,6 +17,11 @@ LIMITS: dict[str, tuple[float, str, str]] = {
     "messages": (4096, "messages", "an agent's day"),
     "tools": (128, "tools", "OpenAI's"),
     "images": (16, "pictures of a request", "each may take 400 MB for a moment while it is decoded"),
+    "pixels": (
+        1 << 28,
+        "pixels of the pictures of all requests that wait or run",
+        "3 bytes each; a dozen of the largest",
+    ),
     "frames": (256, "frames of a video", "two minutes at 2 a second"),
     "n": (8, "answers to a prompt", "each keeps a state; --parallel may allow fewer"),
     "prompts": (64, "prompts of a completion", "they wait in turn and share one connection"),

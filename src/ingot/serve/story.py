@@ -24,6 +24,7 @@ class Story:
         self.over: Callable[[], None] = lambda: None
         self.completions: Sequence[Any] = ()
         self.n = 1
+        self.pixels = 0
         self._tickets: Sequence[Ticket] = ()
         self._engine: EngineThread | None = None
         self._began, self._last, self._status = time.monotonic(), 0.0, 200
@@ -48,6 +49,8 @@ class Story:
     def failed(self, error: ApiError) -> None:
         """It ended with an error."""
         self._status = error.status
+        if error.status in (429, 503):
+            self.metrics.count("rejections_total", reason=error.code)
 
     def broke(self, error: BaseException) -> None:
         """An exception ended it: a refusal, a client that has gone or reads no more, or a fault of ours."""
