@@ -1,7 +1,7 @@
 """How long a stream stands still while somebody else's long prompt is read, with slices bounded in time and without.
 
-`python -m bench.served_stalls --size 0.8B --format q4` runs the server's engine thread without HTTP. Speed only: the weights
-are random.
+`python -m bench.served_stalls --size 0.8B --format q4` runs the server's engine thread without HTTP. Speed only: the
+weights are random.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 
 import ingot
 from bench.checkpoints import official_shape
+from bench.side_by_side import WORK
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.options import Options
 from ingot.serve import engine_thread
-from ingot.serve.engine_thread import EngineThread, Ended, Failed, Ticket
+from ingot.serve.engine_thread import Ended, EngineThread, Failed, Ticket
 from ingot.serve.plan import plan
 
 LONG, SHORT, STREAM = 3000, 30, 120  # tokens of the prompts, and of the answer that goes on
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--size", default="0.8B")
     parser.add_argument("--format", default="q4")
     args = parser.parse_args()
-    model = ingot.load(official_shape(args.size), weights=args.format)
+    model = ingot.load(official_shape(args.size, WORK), weights=args.format)
     for slice_s in (1e9, engine_thread.SLICE_S):
         print(measured(model, slice_s), flush=True)
 
