@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     _check(args, key)
     name = args.model or "nugget"
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
+    # they tell of each start, and of each write to a client that has left, in words of their own
+    for other, level in (("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
+        logging.getLogger(other).setLevel(max(level, logging.getLogger().level))
     from ingot.serve.server import Settings, serve
 
     settings = Settings(
