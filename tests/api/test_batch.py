@@ -115,7 +115,7 @@ BAD = [
     (lambda m: m.generate(["hello", [5, -1]]), "prompts[1]: ids holds -1"),
     (lambda m: m.generate(["hello", 5]), "prompts[1]: ids has shape ()"),
     (lambda m: m.generate([[5], None]), "prompts[1]: prompt is NoneType"),
-    (lambda m: m.generate([[5], [1] * 40_000]), "prompts[1]: ids has 40,000 tokens"),
+    (lambda m: m.generate([[5], [1] * 40_000]), "prompts[1]: the prompt has 40,000 tokens"),
     (lambda m: m.generate([5, "hello"]), "token ids are integers"),
     (lambda m: m.chat([user("x"), [{"role": "wizard", "content": "x"}]]), "messages[1]: "),
     (lambda m: m.chat([user("x"), []]), "messages[1]: "),
