@@ -37,6 +37,8 @@ def hub(made, tmp_path, monkeypatch):
     hub.add(made)
     hub.files |= {"README.md": b"read me", "pytorch_model.bin": b"x", "vocab.json": b"{}", "merges.txt": b"a b"}
     hub.files |= {"consolidated.safetensors": b"y", "original/model.safetensors": b"z"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # this hub is here
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
@@ -169,7 +171,7 @@ def test_until_it_is_whole_the_cache_does_not_have_it(hub, monkeypatch):
     with pytest.raises(ConnectionError):
         pull(plan_pull(ID))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=f"run `ingot pull {ID}` and copy"):
+    with pytest.raises(FileNotFoundError, match=f"run `ingot pull {ID}` on a machine with a network"):
         resolve(ID)
 
 
