@@ -15,6 +15,7 @@ from ingot.spec.text_file import shown
 from ingot.store.gguf import GGUFFile, is_gguf
 from ingot.store.gguf_config import TEXT, VISION, generation_config, text_config, vision_config, vision_token_ids
 from ingot.store.gguf_names import GGUFWeights, gguf_name
+from ingot.store.shards import holders
 
 _NUMBERED = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 _EMBEDDING, _POSITIONS = "token_embd.weight", "v.position_embd.weight"
@@ -62,7 +63,7 @@ def open_gguf(path: Path, mmproj: Path | None, accept: tuple[str, ...]) -> GGUFM
     it, if that fits)."""
     shards = _open_shards(path)
     model = shards[0]
-    holder = _holders(shards)
+    holder = holders(shards)
     tower = _tower(model, mmproj)
     vocabulary = _size(holder, _EMBEDDING, model.path, 2)
     _check_count(model, "qwen35.block_count", len(holder))
@@ -72,7 +73,7 @@ def open_gguf(path: Path, mmproj: Path | None, accept: tuple[str, ...]) -> GGUFM
     if tower is not None:
         raw["vision_config"], preprocessing = _vision(tower, accept)
         raw |= vision_token_ids(model.metadata)
-        holder |= _holders([tower])
+        holder |= holders([tower])
     try:
         config = parse_config(raw)
     except ValueError as error:
@@ -138,16 +139,6 @@ def _integer(file: GGUFFile, key: str, default: int) -> int:
     if not isinstance(value, int):
         raise ValueError(f"{file.path}: metadata {shown(key)} is {shown(value)}; int is needed")
     return value
-
-
-def _holders(files: list[GGUFFile]) -> dict[str, GGUFFile]:
-    holder: dict[str, GGUFFile] = {}
-    for file in files:
-        for name in file.names:
-            if name in holder:
-                raise ValueError(f"{file.path}: tensor {shown(name)} is in {holder[name].path.name} too")
-            holder[name] = file
-    return holder
 
 
 def _tower(model: GGUFFile, mmproj: Path | None) -> GGUFFile | None:

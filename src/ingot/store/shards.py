@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ingot.spec.text_file import read_json, shown
+from ingot.store.gguf import GGUFFile
 from ingot.store.safetensors import NAME_LIMIT, SafetensorsFile
 
 CUT = "hint: the download or copy is not whole: get this file too; `ingot pull` fetches a model of the hub and goes on"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.safetensors)$")
+F = TypeVar("F", SafetensorsFile, GGUFFile)
 
 
 def open_shards(directory: Path, accepts: Callable[[str], bool]) -> dict[str, SafetensorsFile]:
@@ -25,20 +27,21 @@ def open_shards(directory: Path, accepts: Callable[[str], bool]) -> dict[str, Sa
     if (directory / INDEX).is_file():
         return _open_indexed(directory, accepts)
     if (directory / SINGLE).is_file():
-        return _collect([SafetensorsFile(directory / SINGLE)])
+        return holders([SafetensorsFile(directory / SINGLE)])
     found = sorted(directory.glob("*.safetensors"))
     _check_numbering(directory, {path.name for path in found})
-    return _collect([SafetensorsFile(path) for path in found])
+    return holders([SafetensorsFile(path) for path in found])
 
 
-def _collect(files: list[SafetensorsFile]) -> dict[str, SafetensorsFile]:
-    tensors: dict[str, SafetensorsFile] = {}
+def holders(files: Iterable[F]) -> dict[str, F]:
+    """Which of the files holds each tensor; ValueError for one that two of them hold."""
+    holder: dict[str, F] = {}
     for file in files:
         for name in file.names:
-            if name in tensors:
-                raise ValueError(f"{file.path}: tensor {name!r} is in {tensors[name].path.name} too")
-            tensors[name] = file
-    return tensors
+            if name in holder:
+                raise ValueError(f"{file.path}: tensor {shown(name)} is in {holder[name].path.name} too")
+            holder[name] = file
+    return holder
 
 
 def _check_numbering(directory: Path, present: set[str]) -> None:
@@ -66,7 +69,7 @@ def _open_indexed(directory: Path, accepts: Callable[[str], bool]) -> dict[str, 
         if not (directory / shard).is_file():
             owed = next(name for name, file in weight_map.items() if file == shard)
             raise ValueError(f"{directory / shard}: this shard is missing; {INDEX} puts tensor {owed!r} there\n{CUT}")
-    tensors = _collect([SafetensorsFile(directory / shard) for shard in shards])
+    tensors = holders([SafetensorsFile(directory / shard) for shard in shards])
     for name, shard in weight_map.items():
         if name not in tensors or tensors[name].path.name != shard:
             raise ValueError(f"{directory / shard}: tensor {name!r} is not in this file, where {INDEX} puts it")
