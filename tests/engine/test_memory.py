@@ -18,6 +18,7 @@ from tests.model.small import small_config, weights
 
 CONFIG = small_config()
 PAGE_BYTES = PAGE * kv_bytes(CONFIG, "f32")
+STATE = state_bytes(CONFIG)
 ROOT = build(CONFIG, reference, weights(), "f32")
 
 
@@ -33,7 +34,7 @@ def two_slots(states: StatePool) -> Sequence:
 
 
 def test_several_sequences_need_their_pages_and_a_state_each() -> None:
-    need = 3 * 2 * PAGE_BYTES + 2 * state_bytes(CONFIG)  # one slot is there
+    need = 3 * 2 * PAGE_BYTES + 3 * STATE
     for room in (need, need - 1):
         states = StatePool(reference, CONFIG, available=lambda room=room: MARGIN + room)
         assert states.fits(PAGE + 1, 3) == (room == need)
@@ -47,21 +48,19 @@ def test_a_request_that_cannot_fit_is_refused_before_it_runs() -> None:
         "130 tokens, prompt and max_tokens, need 0 MiB for keys and values as f32; 0 MiB are free\nhint:"
     )
     with pytest.raises(ValueError, match=message + ".*kv='q8'.*max_tokens"):
-        engine(3 * PAGE_BYTES - 1).generate(Request(np.arange(100), max_tokens=30))
-    assert next(engine(3 * PAGE_BYTES).generate(Request(np.arange(100), max_tokens=30))) >= 0
+        engine(3 * PAGE_BYTES + STATE - 1).generate(Request(np.arange(100), max_tokens=30))
+    assert next(engine(3 * PAGE_BYTES + STATE).generate(Request(np.arange(100), max_tokens=30))) >= 0
     with pytest.raises(ValueError, match="65 tokens"):
-        engine(2 * PAGE_BYTES - 1).logits(np.arange(65))
+        engine(2 * PAGE_BYTES + STATE - 1).logits(np.arange(65))
 
 
 def test_written_pages_are_taken_again_and_promised_ones_count() -> None:
     left = 4 * PAGE_BYTES
     states = StatePool(reference, CONFIG, available=lambda: MARGIN + left)
-    states.check(4 * PAGE)
-    first = two_slots(states)
-    states.reserve(first, 5 * PAGE)  # the pool is large enough from here on
-    states.close(first)
+    states._grow(2, 5)
+    states.close(two_slots(states))
     first = states.open()
-    states.reserve(first, 3 * PAGE)  # promised, and nothing written
+    states.reserve(first, 3 * PAGE)  # promised, and nothing taken
     states.check(PAGE)
     with pytest.raises(ValueError):
         states.check(2 * PAGE)

@@ -49,7 +49,7 @@ def alone(request, index=0):
 
 
 def is_free(states):
-    return len(states._free_slots) == states.pools.slots and len(states._free_pages) == states.pools.pages
+    return states._slots.taken == 0 and states._pages.taken == 0 and states.tokens_held == 0
 
 
 @st.composite
@@ -145,7 +145,7 @@ def test_memory_bounds_how_many_run():
 
     def left():
         states = small.states
-        return MARGIN + page * (4 - len(states._written)) + state_bytes(CONFIG) * (2 - states.pools.slots)
+        return MARGIN + page * (4 - states._pages.used) + state_bytes(CONFIG) * (2 - states._slots.used)
 
     small = engine()
     small.states.available = left

@@ -2,8 +2,19 @@
 
 from ingot.engine.engine import Engine
 from ingot.engine.eyes import Visual
-from ingot.engine.request import Request, Token
+from ingot.engine.request import Mark, Request, Reuse, Token
 from ingot.engine.sampler import SamplingParams, answer_seed
 from ingot.engine.scheduler import STEP_TOKENS, Scheduler
 
-__all__ = ["STEP_TOKENS", "Engine", "Request", "SamplingParams", "Scheduler", "Token", "Visual", "answer_seed"]
+__all__ = [
+    "STEP_TOKENS",
+    "Engine",
+    "Mark",
+    "Request",
+    "Reuse",
+    "SamplingParams",
+    "Scheduler",
+    "Token",
+    "Visual",
+    "answer_seed",
+]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ingot.engine.eyes import Eyes, Visual
+from ingot.engine.prefix_cache import PrefixCache
 from ingot.engine.request import Request
 from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
@@ -22,7 +23,8 @@ from ingot.spec.config import MAX_YARN
 class Engine:
     """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
     generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs.
-    `load_vision` gives the vision tower, when the first picture comes."""
+    `load_vision` gives the vision tower, when the first picture comes. The prefix cache keeps up to `cache_bytes` of what
+    ended, for those who go on from there."""
 
     def __init__(
         self,
@@ -33,11 +35,13 @@ class Engine:
         kv: str = "f32",
         available: Callable[[], int | None] = lambda: None,
         load_vision: Callable[[], Any] | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.root, self.ops, self.config = root, ops, config
         rows = config.text.vocab_size
         self.vocabulary = rows if vocabulary is None else min(vocabulary, rows)
         self.states = StatePool(ops, config, kv, available)
+        self.cache = PrefixCache(self.states, cache_bytes)
         self.eyes = Eyes(ops, config, load_vision)
 
     @property

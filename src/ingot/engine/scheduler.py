@@ -1,13 +1,14 @@
 """Requests that run together: every step is one ragged pass, in which each running answer has its next tokens.
 
-Whoever ends makes place for the next one that waits. Who runs beside whom changes time and memory, not one bit of an
-answer (native op set). One thread owns a scheduler and its states.
+Whoever ends makes place for the next one that waits. Who runs beside whom, and what of a prompt the prefix cache had,
+changes time and memory, not one bit of an answer (native op set). One thread owns a scheduler and its states.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingot.engine.keys import Keys, keys_of
 from ingot.engine.logprobs import logprobs
-from ingot.engine.request import Request, Token
+from ingot.engine.prefix_cache import LEAST_TOKENS as APART
+from ingot.engine.prefix_cache import Match
+from ingot.engine.request import Mark, Request, Reuse, Token
 from ingot.engine.sampler import Sampler, answer_seed
-from ingot.engine.sequence import Sequence
+from ingot.engine.sequence import Sequence, pages_of
+from ingot.ops import PAGE
 
 if TYPE_CHECKING:
     from ingot.engine.engine import Engine
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
 STEP_TOKENS = 256
 # The fewest tokens of prompts in a pass: fewer use the matrices' bytes badly (taste; one tile of AMX).
 LEAST_TOKENS = 16
+# Seconds of reading that a long document may cost again, and the bounds of the tokens between its snapshots: a state is
+# 1,600 tokens of bf16 keys and values (taste).
+AGAIN_S, NEAREST, FARTHEST = 3.0, 512, 8192
+# Tokens known beyond the deepest snapshot that make their end a junction: others will part there, too (taste).
+JUNCTION = 64
+IDLE = 8  # prompts that wait to be read in idle time; the oldest is dropped (taste)
 
 
 @dataclass(frozen=True)
@@ -43,15 +54,17 @@ class Part:
 @dataclass(eq=False)
 class _Run:
     """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
-    answers to the same prompt, which wait to continue from copies of its state."""
+    answers to the same prompt, which wait to continue from its state. At `marks` of its prompt snapshots are kept."""
 
     answer: int
     request: Request
     sequence: Sequence
-    sampler: Sampler
+    sampler: Sampler | None
     pending: np.ndarray
     left: int
-    twins: list[_Run] = field(default_factory=list)
+    marks: deque[Mark] = field(default_factory=deque)
+    reuse: Reuse | None = None
+    twins: list[tuple[int, Sampler]] = field(default_factory=list)
     decodes: bool = False
 
 
@@ -62,6 +75,7 @@ class _Waiting:
 
     request: Request
     ids: np.ndarray
+    keys: np.ndarray
     first: int
     answers: list[int]
 
@@ -75,8 +89,11 @@ class Scheduler:
 
     def __init__(self, engine: Engine, width: int, slice_s: float | None = None) -> None:
         self.engine, self.states, self.width, self.slice_s = engine, engine.states, width, slice_s
+        self.cache = engine.cache
         self._token_s = 0.0  # what a token of a prompt took last time
-        self._waiting = deque[_Waiting]()
+        self._waiting: list[_Waiting] = []
+        self._idle = deque[_Waiting]()
+        self._idler: _Run | None = None  # what is read while nobody waits
         self._runs: list[_Run] = []
         self._answers = 0
 
@@ -86,21 +103,42 @@ class Scheduler:
         return bool(self._runs or self._waiting)
 
     @property
+    def has_idle_work(self) -> bool:
+        """Whether `idle_step` has something to read."""
+        return bool(self._idle or self._idler)
+
+    @property
     def running(self) -> int:
         """Answers that have begun and not ended."""
         return sum(1 + len(run.twins) for run in self._runs)
 
     def add(self, request: Request) -> range:
         """The numbers of the request's answers. It is checked here, and takes memory when it begins."""
-        ids = self.engine.checked(request)
-        self.states.check(self._tokens(request, ids), request.n)
+        waiting = self._checked(request)
+        self.states.check(self._tokens(request, waiting.ids), request.n)
         answers = range(self._answers, self._answers + request.n)
         self._answers += request.n
-        self._waiting.append(_Waiting(request, ids, answers[0], list(answers)))
+        waiting.first, waiting.answers = answers[0], list(answers)
+        place = bisect_right(self._waiting, request.priority, key=lambda other: other.request.priority)
+        self._waiting.insert(place, waiting)
         return answers
+
+    def add_idle(self, request: Request) -> None:
+        """Read a prompt for the prefix cache in `idle_step`s. Of many, the oldest is dropped."""
+        if self.cache.enabled:
+            self._idle.append(self._checked(request))
+            while len(self._idle) > IDLE:
+                self._idle.popleft()
+
+    def has_room(self, request: Request) -> bool:
+        """Whether there is memory for all answers to a request now, after what the prefix cache has of it."""
+        waiting = self._checked(request)
+        return self._fits(waiting, self._match(waiting), request.n)
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
+        if self._idler is not None and self.unfinished:
+            self._pause()
         self._admit()
         parts = list(self._parts())
         if not parts:
@@ -108,60 +146,145 @@ class Scheduler:
         last = np.cumsum([len(part.ids) for _, part in parts]) - 1
         # a pass ends a prompt, or goes on with an answer, for those whose ids are all taken by it
         ready = [len(part.ids) == len(run.pending) for run, part in parts]
-        began = time.perf_counter()
-        rows = self.engine.forward([part for _, part in parts], last[ready])
-        read = sum(len(part.ids) for run, part in parts if not run.decodes)
-        if read >= LEAST_TOKENS:
-            self._token_s = (time.perf_counter() - began) / read
-        for run, part in parts:
-            run.pending = run.pending[len(part.ids) :]
+        rows = self._forward(parts, last[ready])
         runs = [run for (run, _), is_ready in zip(parts, ready, strict=True) if is_ready]
         return [token for run, row in zip(runs, rows, strict=True) for token in self._chosen(run, row)]
+
+    def idle_step(self) -> None:
+        """One pass over a prompt of `add_idle`. What it has read is not lost when requests come: it is a snapshot."""
+        run = self._idler = self._idler or self._next_idle()
+        if run is None:
+            return
+        count = self._until_mark(run, min(len(run.pending), self._sliced(STEP_TOKENS)))
+        self._forward([(run, self._part(run, count))], np.zeros(0, np.int64))
+        if not len(run.pending):
+            self._idler = None
+            self.cache.donate(run.sequence, "turn")
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
         for waiting in self._waiting:
             if answer in waiting.answers:
                 waiting.answers.remove(answer)
-        self._waiting = deque(waiting for waiting in self._waiting if waiting.answers)
+        self._waiting = [waiting for waiting in self._waiting if waiting.answers]
         for run in self._runs[:]:
-            for twin in [twin for twin in run.twins if twin.answer == answer]:
-                run.twins.remove(twin)
-                self.states.close(twin.sequence)
+            run.twins = [twin for twin in run.twins if twin[0] != answer]
             if run.answer == answer and run.twins:  # it reads for others: one of them takes its place
-                twin = run.twins.pop(0)
-                run.answer, run.sampler = twin.answer, twin.sampler
-                self.states.close(twin.sequence)
+                run.answer, run.sampler = run.twins.pop(0)
             elif run.answer == answer:
                 self._end(run)
 
     def close(self) -> None:
-        """End everything; slots and pages go back."""
+        """End everything; slots and pages go back, or to the prefix cache."""
         self._waiting.clear()
+        self._idle.clear()
+        if self._idler is not None:
+            self._pause()
         for run in self._runs[:]:
             self._end(run)
 
+    def _checked(self, request: Request) -> _Waiting:
+        ids = self.engine.checked(request)
+        return _Waiting(request, ids, keys_of(ids, request.position, request.visuals), 0, [])
+
+    def _match(self, waiting: _Waiting) -> Match:
+        request = waiting.request
+        return self.cache.match(waiting.keys, request.salt) if request.cache and self.cache.enabled else Match()
+
+    def _fits(self, waiting: _Waiting, match: Match, count: int) -> bool:
+        """Whether so many answers have room beside those that run."""
+        total, length = self._tokens(waiting.request, waiting.ids), len(waiting.ids)
+        shared = match.cached // PAGE
+        pages = pages_of(total) - shared + (count - 1) * (pages_of(total) - length // PAGE)
+        return self.states.has_room(pages, count, pinned=shared)
+
     def _admit(self) -> None:
-        """Open sequences, with all their pages, for those that wait, in order, while there is place."""
+        """Begin those that wait, by priority and in order, while there is place."""
         while self._waiting:
             first = self._waiting[0]
-            tokens, count = self._tokens(first.request, first.ids), len(first.answers)
-            if self._runs and (self.running + count > self.width or not self.states.fits(tokens, count)):
+            count = len(first.answers)
+            if self._runs and self.running + count > self.width:
                 return
-            self.states.check(tokens, count)
-            self._waiting.popleft()
-            self._begin(first, tokens)
+            match = self._match(first)
+            if not self._fits(first, match, count):
+                if self._runs:
+                    return
+                self.states.check(self._tokens(first.request, first.ids), count)
+            self._waiting.pop(0)
+            self._begin(first)
 
-    def _begin(self, waiting: _Waiting, tokens: int) -> None:
+    def _begin(self, waiting: _Waiting) -> None:
         request, ids = waiting.request, waiting.ids
         seed = request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        for answer in waiting.answers:
-            sampler = self._sampler(request, ids, answer_seed(seed, answer - waiting.first))
-            run = _Run(answer, request, self.states.open(), sampler, ids, tokens - len(ids))
-            (self._runs[-1].twins if answer != waiting.answers[0] else self._runs).append(run)
-            # all pages at once: growing would copy them again and again, and memory is taken as they are written
-            self.states.reserve(run.sequence, tokens)
+        samplers = [(i, self._sampler(request, ids, answer_seed(seed, i - waiting.first))) for i in waiting.answers]
+        (answer, sampler), *twins = samplers
+        run = self._opened(waiting, answer, sampler)
+        run.twins = twins
+        if twins:  # what they will need is promised, too
+            total, length = self._tokens(request, ids), len(ids)
+            more = len(twins) * (pages_of(total) - length // PAGE)
+            self.states.reserve(run.sequence, total + more * PAGE)
+        self._runs.append(run)
+
+    def _opened(self, waiting: _Waiting, answer: int, sampler: Sampler | None) -> _Run:
+        """A run that goes on from what the prefix cache has of its prompt."""
+        request, ids = waiting.request, waiting.ids
+        tokens = self._tokens(request, ids) if sampler else len(ids)
+        sequence, match = self.states.open(), self._match(waiting)
+        try:
+            if request.cache and self.cache.enabled:
+                sequence.keys = Keys(waiting.keys)
+                self.cache.begin(sequence, request.salt)
+            if match.snapshot is not None:
+                self.cache.restore(sequence, match.snapshot)
+            self.states.reserve(sequence, tokens)
+        except BaseException:
+            self.cache.leave(sequence)
+            raise
+        marks = self._marks(request, len(ids), match) if sequence.keys else deque[Mark]()
+        reuse = Reuse(match.cached, match.matched, 0, match.expected)
+        return _Run(answer, request, sequence, sampler, ids[match.cached :], tokens - len(ids), marks, reuse)
+
+    def _marks(self, request: Request, length: int, match: Match) -> deque[Mark]:
+        """Where snapshots of a prompt are kept: where it says so, where it parts from what is known, and here and there
+        in a long one."""
+        wanted = {mark.position: mark for mark in request.marks}
+        matched = min(match.matched, length - 1)
+        if matched - match.cached >= JUNCTION:
+            wanted.setdefault(matched, Mark(matched, "junction"))
+        each = self._interval()
+        for position in range((match.cached // each + 1) * each, length - NEAREST, each):
+            wanted.setdefault(position, Mark(position, "middle"))
+        marks, last = deque[Mark](), match.cached
+        for position in sorted(wanted):
+            if position <= length and position - last >= (APART if wanted[position].kind != "turn" else 1):
+                marks.append(wanted[position])
+                last = position
+        return marks
+
+    def _interval(self) -> int:
+        """Tokens between the snapshots of a long document: a power of two, so that they fall on the same tokens when
+        it is read again."""
+        tokens = int(AGAIN_S / self._token_s) if self._token_s else FARTHEST
+        return int(min(FARTHEST, max(NEAREST, 1 << tokens.bit_length() - 1)))
+
+    def _next_idle(self) -> _Run | None:
+        """The next prompt of `add_idle` that is not read already, and for which there is room."""
+        while self._idle:
+            waiting = self._idle.popleft()
+            match = self._match(waiting)
+            if len(waiting.ids) - match.cached > 1 and self._fits(waiting, match, 1):
+                return self._opened(waiting, -1, None)
+        return None
+
+    def _pause(self) -> None:
+        """The idle prompt goes back to those that wait; what it has read stays in the prefix cache."""
+        run, self._idler = self._idler, None
+        assert run is not None
+        if run.sequence.keys is not None and len(run.pending):
+            self._idle.appendleft(self._checked(run.request))
+        self.cache.donate(run.sequence, "end")
 
     def _sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
         return Sampler(
@@ -176,74 +299,114 @@ class Scheduler:
             request.breaks,
         )
 
+    def _forward(self, parts: list[tuple[_Run, Part]], rows: np.ndarray) -> np.ndarray:
+        """A pass; what it computed goes to the prefix cache. A sequence that was in a pass that failed is nobody's."""
+        began = time.perf_counter()
+        try:
+            found = self.engine.forward([part for _, part in parts], rows)
+        except BaseException:
+            for run, _ in parts:
+                run.sequence.keys = None
+            raise
+        read = sum(len(part.ids) for run, part in parts if not run.decodes)
+        if read >= LEAST_TOKENS:
+            self._token_s = (time.perf_counter() - began) / read
+        for run, part in parts:
+            run.pending = run.pending[len(part.ids) :]
+            self.cache.extend(run.sequence)
+            while run.marks and run.marks[0].position <= run.sequence.length:
+                self.cache.snapshot(run.sequence, run.marks.popleft().kind)
+        return found
+
     def _parts(self) -> Iterator[tuple[_Run, Part]]:
         """The next pass: a token of each answer, and as much of the prompts as it has room for."""
         shares = self._shares()
         for run in self._runs:
-            if run.decodes:
-                yield run, Part(run.sequence, run.pending)
-            elif count := shares[run.answer]:
-                begin = run.sequence.length
-                position = run.request.position
-                at = None if position is None else position[:, begin : begin + count]
-                yield run, Part(run.sequence, run.pending[:count], at, run.request.visuals)
+            count = len(run.pending) if run.decodes else self._until_mark(run, shares.get(run.answer, 0))
+            if count:
+                yield run, self._part(run, count)
+
+    def _part(self, run: _Run, count: int) -> Part:
+        if run.decodes:
+            return Part(run.sequence, run.pending)
+        begin, position = run.sequence.length, run.request.position
+        at = None if position is None else position[:, begin : begin + count]
+        return Part(run.sequence, run.pending[:count], at, run.request.visuals)
+
+    def _until_mark(self, run: _Run, count: int) -> int:
+        """A state can be kept where a pass ends."""
+        return min(count, run.marks[0].position - run.sequence.length) if run.marks else count
 
     def _shares(self) -> dict[int, int]:
-        """Tokens that each prompt may read in the next pass: equal shares, and what a short one leaves to the others;
-        of those that are alike the oldest has the odd token."""
+        """Tokens that each prompt may read in the next pass: those of the first priority share it equally, and what a
+        short one leaves goes to the others; of those that are alike the oldest has the odd token."""
         room = self._room()
-        reading = sorted((run for run in self._runs if not run.decodes), key=lambda run: len(run.pending))
-        shares = {}
-        for left, run in zip(range(len(reading), 0, -1), reading, strict=True):
-            shares[run.answer] = min(len(run.pending), -(-room // left))
-            room -= shares[run.answer]
+        shares: dict[int, int] = {}
+        reading = [run for run in self._runs if not run.decodes]
+        for priority in sorted({run.request.priority for run in reading}):
+            alike = sorted((r for r in reading if r.request.priority == priority), key=lambda run: len(run.pending))
+            for left, run in zip(range(len(alike), 0, -1), alike, strict=True):
+                shares[run.answer] = min(len(run.pending), -(-room // left))
+                room -= shares[run.answer]
         return shares
 
     def _room(self) -> int:
         """Tokens of prompts that the next pass may take."""
         decoding = sum(run.decodes for run in self._runs)
         room = max(1, STEP_TOKENS - decoding)
-        if self.slice_s is None or not decoding or not self._token_s:
+        return self._sliced(room) if decoding else room
+
+    def _sliced(self, room: int) -> int:
+        """So many tokens, or what can be read in a slice of time."""
+        if self.slice_s is None or not self._token_s:
             return room
         return min(room, max(LEAST_TOKENS, int(self.slice_s / self._token_s)))
 
     def _chosen(self, run: _Run, row: np.ndarray) -> Iterator[Token]:
         """The next token of a run and, at the end of their prompt, of its twins."""
-        group = [run, *run.twins]
+        group, reuse = [run], None
         if not run.decodes:
-            self._continue_all(run)
+            group, reuse = self._continue_all(run), run.reuse
         for each in group:
+            assert each.sampler is not None
             token = each.sampler.sample(row)
             each.left -= 1
             last = token in each.request.stop_ids or each.left == 0
             told = self._logprobs(each.request, row, token)
             each.pending = np.array([token], np.int32)
+            if each.sequence.keys is not None:
+                each.sequence.keys.append(token, each.sequence.length + each.sequence.rope_delta)
             if last:
                 self._end(each)
-            yield Token(each.answer, token, last, *told)
+            yield Token(each.answer, token, last, *told, reuse)
 
-    def _continue_all(self, run: _Run) -> None:
+    def _continue_all(self, run: _Run) -> list[_Run]:
         """The prompt is read: its answers go on, each with a state of its own."""
         position = run.request.position
         if position is not None:
             run.sequence.rope_delta = int(position.max()) + 1 - run.sequence.length
-        for twin in run.twins:
-            self.states.copy(run.sequence, twin.sequence)
+        run.decodes = True
+        self.states.reserve(run.sequence, run.sequence.length + run.left)
         place = self._runs.index(run) + 1
-        self._runs[place:place] = run.twins
-        for each in (run, *run.twins):
-            each.decodes = True
-        run.twins = []
+        for answer, sampler in run.twins:
+            twin = _Run(
+                answer, run.request, self.states.fork(run.sequence), sampler, run.pending, run.left, decodes=True
+            )
+            self.states.reserve(twin.sequence, twin.sequence.length + twin.left)
+            self._runs.insert(place, twin)
+            place += 1
+        group, run.twins = [run, *self._runs[place - len(run.twins) : place]], []
+        return group
 
-    def _logprobs(self, request: Request, row: np.ndarray, token: int) -> tuple[Any, ...]:
+    def _logprobs(self, request: Request, row: np.ndarray, token: int) -> tuple[Any, Any]:
         if request.logprobs is None:
-            return ()
+            return None, ()
         return logprobs(self.engine.ops.rank, row[: self.engine.vocabulary], token, request.logprobs)
 
     def _end(self, run: _Run) -> None:
+        """An answer has ended, and may be gone on with."""
         self._runs.remove(run)
-        for each in (run, *run.twins):
-            self.states.close(each.sequence)
+        self.cache.donate(run.sequence, "end")
 
     def _tokens(self, request: Request, ids: np.ndarray) -> int:
         return min(len(ids) + request.max_tokens, self.engine.context)

@@ -1,17 +1,21 @@
 """What one sequence remembers: its slot of the recurrent pools, its pages of keys and values, its length and rope
 delta.
 
-A recurrent state cannot be truncated, only copied: hence verbs, not indices.
+A recurrent state cannot be truncated, only copied: hence verbs, not indices. Full pages never change, so sequences and
+the prefix cache share them; the page that is being filled has one writer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ingot.engine.keys import Keys
+from ingot.engine.rows import Rows
 from ingot.model import new_pools
 from ingot.ops import PAGE, Segments
 from ingot.spec import Config
@@ -21,22 +25,27 @@ from ingot.spec.cost import kv_bytes, state_bytes
 MARGIN = 128 * 2**20
 
 
-@dataclass
+@dataclass(eq=False)
 class Sequence:
     """A running sequence. `rope_delta` is what its positions lag behind its length (pictures take fewer positions than
-    tokens)."""
+    tokens), `promised` the pages that it may still take, `keys` what its tokens are (None: nobody may share them), and
+    `node` how far the prefix cache knows it."""
 
     slot: int
     length: int = 0
     rope_delta: int = 0
     pages: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    promised: int = 0
+    keys: Keys | None = None
+    node: Any = None
 
 
 class StatePool:
     """Owner of the pools: hands out slots and pages, grows when asked to, and copies states. One thread at a time.
 
-    `available` says how many bytes of memory are left (None: nobody knows). Memory is taken when a page is written for
-    the first time: pages that were handed out and not written yet are promised.
+    `available` says how many bytes of memory are left (None: nobody knows). Memory is taken when a row is handed out
+    for the first time. `most_pages` and `most_slots` bound how far the pools grow; at the bound, and where memory ends,
+    `reclaim` makes the prefix cache forget something (False: it has nothing).
     """
 
     def __init__(
@@ -44,100 +53,125 @@ class StatePool:
     ) -> None:
         self.ops, self.config, self.kv, self.available = ops, config, kv, available
         self.pools = new_pools(ops, config, slots=1, pages=0, kv=kv)
-        self._free_slots, self._free_pages = [0], list[int]()
-        self._written, self._promised = set[int](), 0
+        self.page_bytes, self.state_bytes = PAGE * kv_bytes(config, kv), state_bytes(config)
+        self.most_pages: int | None = None
+        self.most_slots: int | None = None
+        self.reclaim: Callable[[], bool] = lambda: False
+        self.snapshots = 0  # slots that the prefix cache has
+        self.idle = 0  # pages that the prefix cache has alone
+        self._slots, self._pages = Rows(1), Rows(0)
+        self._promised = 0
+        self._users = np.zeros(0, np.int32)  # [pages]: sequences that read a page
+        self._kept = np.zeros(0, bool)  # [pages]: the prefix cache has it
 
     @property
     def tokens_held(self) -> int:
-        """Tokens that open sequences have pages for."""
-        return PAGE * (self.pools.pages - len(self._free_pages))
+        """Tokens that open sequences have pages for, or may still take."""
+        return PAGE * (self._pages.taken - self.idle + self._promised)
 
     def check(self, tokens: int, sequences: int = 1) -> None:
         """ValueError if so many other sequences, of that many tokens each, would not fit in memory."""
-        needed, room = self._asked(tokens, sequences)
-        if room is None or needed <= room:
+        pages = sequences * pages_of(tokens)
+        if self.has_room(pages, sequences):
             return
         smaller = {"f32": "kv='bf16' (half) or kv='q8' (a quarter)", "bf16": "kv='q8' (half)"}.get(self.kv)
         hint = " or ".join(filter(None, (smaller, "a shorter prompt or a smaller max_tokens")))
         answers = f"{sequences} answers of " if sequences > 1 else ""
         raise ValueError(
-            f"{answers}{tokens:,} tokens, prompt and max_tokens, need {needed / 2**20:,.0f} MiB for keys and values as "
-            f"{self.kv}; {room / 2**20:,.0f} MiB are free\nhint: {hint}"
+            f"{answers}{tokens:,} tokens, prompt and max_tokens, need {self._needed(pages, sequences) / 2**20:,.0f} "
+            f"MiB for keys and values as {self.kv}; {(self._room() or 0) / 2**20:,.0f} MiB are free\nhint: {hint}"
         )
 
     def fits(self, tokens: int, sequences: int = 1) -> bool:
         """Whether so many other sequences, of that many tokens each, fit in memory."""
-        needed, room = self._asked(tokens, sequences)
-        return room is None or needed <= room
+        return self.has_room(sequences * pages_of(tokens), sequences)
 
-    def _asked(self, tokens: int, sequences: int) -> tuple[int, int | None]:
-        """Bytes that sequences would take, and those that may be taken."""
+    def has_room(self, pages: int, slots: int, pinned: int = 0) -> bool:
+        """Whether so many pages and slots can be taken beside those that are promised, when `pinned` pages of the
+        prefix cache come into use."""
+        spare = self.idle - pinned
+        bound = self.most_pages
+        if bound is not None and self._pages.taken - spare + self._promised + pages > bound:
+            return False
+        room = self._room()
+        return room is None or self._needed(pages, slots, pinned) <= room
+
+    def _room(self) -> int | None:
         left = self.available()
-        if left is None:
-            return 0, None
-        page, pages = PAGE * kv_bytes(self.config, self.kv), sequences * -(-tokens // PAGE)
-        reused = sum(p in self._written for p in self._free_pages[-pages:])
-        needed = (pages - reused) * page + max(0, sequences - len(self._free_slots)) * state_bytes(self.config)
-        if pages > len(self._free_pages):  # growing has one array twice
-            needed += len(self._written) * page // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
-        return needed, max(0, left - MARGIN - self._promised * page)
+        return None if left is None else max(0, left - MARGIN)
+
+    def _needed(self, pages: int, slots: int, pinned: int = 0) -> int:
+        """Bytes that the system must give for them, and for what is promised."""
+        wanted = self._promised + pages
+        fresh = max(0, wanted - self._pages.free - self.idle + pinned)
+        needed = fresh * self.page_bytes + max(0, slots - self._slots.free - self.snapshots) * self.state_bytes
+        if self.most_pages is None and wanted > self._pages.left + self.idle:  # growing has one array twice
+            needed += self._pages.used * self.page_bytes // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
+        return needed
+
+    def prepare(self, slots: int, pages: int) -> None:
+        """Make the pools so large and let them grow no more: what grows later stops everyone while it is copied. The
+        system gives memory as rows are taken."""
+        self._grow(max(slots, self.pools.slots), max(pages, self.pools.pages))
+        self.most_slots, self.most_pages = self.pools.slots, self.pools.pages
 
     def open(self) -> Sequence:
         """A new empty sequence."""
-        if not self._free_slots:
-            self._grow(slots=2 * self.pools.slots, pages=self.pools.pages)
-        return Sequence(self._free_slots.pop())
+        return Sequence(self.take_slot())
 
     def close(self, sequence: Sequence) -> None:
         """Give back the sequence's slot and pages; it must not be used again."""
-        self._free_slots.append(sequence.slot)
-        pages = sequence.pages.tolist()
-        self._promised -= sum(page not in self._written for page in pages)
-        self._free_pages.extend(reversed(pages))
-        sequence.pages, sequence.slot = sequence.pages[:0], -1
+        self._promised -= sequence.promised
+        for page in sequence.pages.tolist():
+            self.release(page)
+        if sequence.slot >= 0:
+            self.give_slot(sequence.slot)
+        sequence.pages, sequence.slot, sequence.promised, sequence.node = sequence.pages[:0], -1, 0, None
 
     def fork(self, sequence: Sequence) -> Sequence:
-        """An independent copy that continues from the same tokens."""
+        """A sequence that continues from the same tokens: it shares the full pages, and has its own state."""
         twin = self.open()
-        self.copy(sequence, twin)
+        self.copy_slot(sequence.slot, twin.slot)
+        self.share(twin, sequence.pages[: pages_of(sequence.length)].tolist(), sequence.length)
+        twin.rope_delta, twin.node = sequence.rope_delta, sequence.node
+        twin.keys = None if sequence.keys is None else sequence.keys.copy()
         return twin
 
-    def copy(self, sequence: Sequence, twin: Sequence) -> None:
-        """Give an empty sequence what another one remembers."""
-        twin.length, twin.rope_delta = sequence.length, sequence.rope_delta
-        self.reserve(twin, sequence.length)
-        slots, pages = [(sequence.slot, twin.slot)], list(zip(sequence.pages, twin.pages, strict=False))
-        pages = pages[: -(-sequence.length // PAGE)]  # the others hold nothing yet
-        self._write(twin, 0, sequence.length)
-        for i, pool in enumerate(self.pools.layers):
-            for array in pool:
-                for source, target in slots if i in self.pools.linear else pages:
-                    self.ops.copy_row(array, source, target)
+    def share(self, sequence: Sequence, pages: Several[int], length: int) -> None:
+        """Give an empty sequence `length` tokens: full pages are shared, the one that is being filled is copied."""
+        for page in pages:
+            self.use(page)
+        mine = list(pages)
+        if length % PAGE:
+            mine[-1] = self.take_page()
+            self.copy_page(pages[-1], mine[-1])
+            self.release(pages[-1])
+        sequence.pages, sequence.length = np.array(mine, np.int32), length
 
     def reserve(self, sequence: Sequence, tokens: int) -> None:
-        """Pages for a total of `tokens` tokens."""
-        wanted = -(-tokens // PAGE) - len(sequence.pages)
-        if wanted > len(self._free_pages):
+        """Promise the sequence pages for a total of `tokens` tokens, and make the pools large enough."""
+        wanted = max(0, pages_of(tokens) - len(sequence.pages))
+        self._promised += wanted - sequence.promised
+        sequence.promised = wanted
+        if self.most_pages is not None:
+            return
+        while self._promised > self._pages.left and not self.has_room(0, 0, self.idle) and self.reclaim():
+            pass  # memory ends: what the prefix cache has is taken instead
+        missing = self._promised - self._pages.left
+        if missing > 0:
             # by half: the copy is rare, and no more than a third of the pool stands empty
-            total = self.pools.pages - len(self._free_pages) + wanted
-            self._grow(self.pools.slots, max(total, self.pools.pages + self.pools.pages // 2))
-        if wanted > 0:
-            pages = [self._free_pages.pop() for _ in range(wanted)]
-            self._promised += sum(page not in self._written for page in pages)
-            sequence.pages = np.append(sequence.pages, np.array(pages, np.int32))
-
-    def _write(self, sequence: Sequence, begin: int, end: int) -> None:
-        """Notes that tokens begin .. end of a sequence get their memory."""
-        for page in sequence.pages[begin // PAGE : -(-end // PAGE)].tolist():
-            if page not in self._written:
-                self._written.add(page)
-                self._promised -= 1
+            self._grow(self.pools.slots, max(self.pools.pages + missing, self.pools.pages + self.pools.pages // 2))
 
     def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int) -> Segments:
         """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
         ones."""
-        self.reserve(sequence, sequence.length + tokens)
-        self._write(sequence, sequence.length, sequence.length + tokens)
+        wanted = pages_of(sequence.length + tokens) - len(sequence.pages)
+        if wanted > 0:
+            taken = np.array([self.take_page() for _ in range(wanted)], np.int32)
+            sequence.pages = np.concatenate([sequence.pages, taken])
+            kept = max(0, sequence.promised - wanted)
+            self._promised += kept - sequence.promised
+            sequence.promised = kept
         if position_3T is None:
             first = sequence.length + sequence.rope_delta
             position_3T = np.tile(np.arange(first, first + tokens, dtype=np.int32), (3, 1))
@@ -149,18 +183,98 @@ class StatePool:
             pages=sequence.pages[None],
         )
 
+    # rows, for sequences and for the prefix cache
+
+    def take_slot(self) -> int:
+        """A slot, whatever is in it."""
+        while not self._slots.left:
+            if self.most_slots is None or self.pools.slots < self.most_slots:
+                self._grow(2 * self.pools.slots, self.pools.pages)
+            elif not self.reclaim():
+                raise ValueError(f"all {self.pools.slots} states are taken")
+        return self._slots.take()
+
+    def give_slot(self, slot: int) -> None:
+        """A slot is free again."""
+        self._slots.give(slot)
+
+    def take_page(self) -> int:
+        """A page with one user, whatever is in it."""
+        while not self._pages.left:
+            if self.most_pages is None or self.pools.pages < self.most_pages:
+                self._grow(self.pools.slots, self.pools.pages + max(1, self.pools.pages // 2))
+            elif not self.reclaim():
+                raise ValueError(f"all {self.pools.pages} pages are taken")
+        page = self._pages.take()
+        self._users[page] = 1
+        return page
+
+    def use(self, page: int) -> None:
+        """One more sequence reads the page."""
+        self.idle -= bool(self._kept[page] and not self._users[page])
+        self._users[page] += 1
+
+    def release(self, page: int) -> None:
+        """One sequence less reads the page."""
+        self._users[page] -= 1
+        if self._users[page]:
+            return
+        if self._kept[page]:
+            self.idle += 1
+        else:
+            self._pages.give(page)
+
+    def keep(self, page: int) -> None:
+        """The prefix cache has a page that a sequence uses."""
+        self._kept[page] = True
+
+    def forget(self, page: int) -> None:
+        """The prefix cache has it no more."""
+        self._kept[page] = False
+        if not self._users[page]:
+            self.idle -= 1
+            self._pages.give(page)
+
+    def users(self, page: int) -> int:
+        """Sequences that read the page."""
+        return int(self._users[page])
+
+    def copy_slot(self, source: int, target: int) -> None:
+        """A recurrent state, to another slot."""
+        for i in self.pools.linear:
+            for array in self.pools.layers[i]:
+                self.ops.copy_row(array, source, target)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Keys and values, to another page."""
+        for array in self.page_arrays():
+            self.ops.copy_row(array, source, target)
+
+    def page_arrays(self) -> list[Any]:
+        """The pools of keys and of values, layer by layer: a row is a page."""
+        return [array for i, pool in enumerate(self.pools.layers) if i not in self.pools.linear for array in pool]
+
+    def slot_arrays(self) -> list[Any]:
+        """The pools of recurrent states, layer by layer: a row is a slot."""
+        return [array for i in self.pools.linear for array in self.pools.layers[i]]
+
     def _grow(self, slots: int, pages: int) -> None:
         """More rows for every pool that needs them, one array at a time, so that only one is ever there twice."""
-        pools, written = self.pools, max(self._written, default=-1) + 1
+        pools = self.pools
         for i in range(len(pools.layers)):
             first, second = pools.layers[i]
             linear = i in pools.linear
-            rows, kept = (slots, pools.slots) if linear else (pages, written)
+            rows, kept = (slots, self._slots.used) if linear else (pages, self._pages.used)
             if rows > (pools.slots if linear else pools.pages):
                 first = self.ops.grow(first, rows, kept)
                 pools.layers[i] = first, second  # the old array is given back before the next is made
                 pools.layers[i] = first, self.ops.grow(second, rows, kept)
             del first, second
-        self._free_slots += range(slots - 1, pools.slots - 1, -1)
-        self._free_pages[:0] = range(pages - 1, pools.pages - 1, -1)  # written ones are taken first
-        pools.slots, pools.pages = slots, pages
+        pools.slots, pools.pages = self._slots.count, self._pages.count = slots, pages
+        self._users = np.concatenate([self._users, np.zeros(pages - len(self._users), np.int32)])
+        self._kept = np.concatenate([self._kept, np.zeros(pages - len(self._kept), bool)])
+
+
+def pages_of(tokens: int) -> int:
+    """Pages that so many tokens fill, the last one perhaps in part."""
+    return -(-tokens // PAGE)

@@ -1,0 +1,69 @@
+"""Every slot and page is somebody's: the books of a StatePool, a PrefixCache and those who run, held against each
+other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ingot.engine import Engine, Scheduler
+from ingot.ops import PAGE
+
+
+def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
+    """AssertionError where two claim a row that cannot be shared, or nobody has a row that is taken."""
+    states, cache = engine.states, engine.cache
+    runs = [run for scheduler in schedulers for run in (*scheduler._runs, scheduler._idler) if run is not None]
+    nodes, snapshots = list(cache.nodes()), cache.snapshots
+    slots = [run.sequence.slot for run in runs] + [snapshot.slot for snapshot in snapshots]
+    assert len(set(slots)) == len(slots) == states._slots.taken
+    assert not set(slots) & set(states._slots._free)
+    assert states.snapshots == len(snapshots)
+
+    users = Counter(page for run in runs for page in run.sequence.pages.tolist())
+    kept = [node.page for node in nodes]
+    assert len(set(kept)) == len(kept)
+    assert users == {page: count for page, count in enumerate(states._users.tolist()) if count}
+    assert set(kept) == {page for page, is_kept in enumerate(states._kept.tolist()) if is_kept}
+    assert len(set(kept) | set(users)) == states._pages.taken
+    assert not (set(kept) | set(users)) & set(states._pages._free)
+    assert states.idle == len(set(kept) - set(users))
+    assert states._promised == sum(run.sequence.promised for run in runs)
+    assert cache.bytes <= max(cache.budget, 0)
+    check_tree(cache, nodes, users)
+
+
+def check_tree(cache: Any, nodes: list[Any], users: Counter[int]) -> None:
+    """Pages lie where their tokens are, lead somewhere or are in use, and no two children of one begin alike."""
+    for node in nodes:
+        parent = node.parent
+        assert parent.children[node.digest] is node
+        assert node.depth == parent.depth + len(parent.keys)
+        assert node.depth % PAGE == 0
+        assert node.children or node.snapshots or users[node.page]
+        assert len(node.keys) == PAGE or not node.children
+        for offset, snapshot in node.snapshots.items():
+            assert snapshot.node is node
+            assert snapshot.offset == offset
+            assert 1 <= offset <= len(node.keys)
+        for other in parent.children.values():
+            count = min(len(other.keys), len(node.keys))
+            assert other is node or (other.keys[:count] != node.keys[:count]).any()
+    assert set(cache.snapshots) == {snapshot for node in nodes for snapshot in node.snapshots.values()}
+
+
+def poison(engine: Engine) -> None:
+    """Whatever is given back is overwritten at once, so that who still reads it is found out."""
+    states = engine.states
+    give_slot, give_page = states._slots.give, states._pages.give
+
+    def poisoned(give: Any, arrays: Any) -> Any:
+        def given(row: int) -> None:
+            for array in arrays():
+                array[row] = 0xFF if array.dtype.kind == "u" else float("nan")
+            give(row)
+
+        return given
+
+    states._slots.give = poisoned(give_slot, states.slot_arrays)  # type: ignore[method-assign]
+    states._pages.give = poisoned(give_page, states.page_arrays)  # type: ignore[method-assign]

@@ -1,0 +1,186 @@
+"""Cached == uncached, to the bit, whatever is shared, kept, forgotten and cut off in between."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from ingot.engine import Engine, Mark, Request, SamplingParams
+from ingot.engine.scheduler import Scheduler
+from ingot.model import build
+from ingot.spec.cost import state_bytes
+from tests.engine.accounts import check_accounts, poison
+from tests.model.small import small_config, weights
+
+native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
+
+CONFIG = small_config()
+VOCABULARY = CONFIG.text.vocab_size
+STATE = state_bytes(CONFIG)
+OPS = {threads: native.OpSet(threads=threads) for threads in (1, 2)}
+ROOTS = {threads: build(CONFIG, ops, weights(), "q8") for threads, ops in OPS.items()}
+STREAM = np.random.default_rng(1).integers(0, VOCABULARY, 700)
+# Three that part in the middle of a page, and at its end.
+STREAMS = [STREAM, np.r_[STREAM[:100], STREAM[::-1]], np.r_[STREAM[:192], STREAM[50:]]]
+
+
+def engine(threads: int = 2, states: int = 20, **changes: Any) -> Engine:
+    made = Engine(ROOTS[threads], OPS[threads], CONFIG, kv="bf16", cache_bytes=states * STATE, **changes)
+    poison(made)
+    return made
+
+
+def asked(ids: Any, **changes: Any) -> Request:
+    settings = {"sampling": SamplingParams(temperature=1.0, seed=3), "max_tokens": 4, "logprobs": 2}
+    return Request(np.asarray(ids), **{**settings, **changes})
+
+
+def answers(scheduler: Scheduler) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = defaultdict(list)
+    while scheduler.unfinished:
+        for token in scheduler.step():
+            found[token.answer].append(token)
+    return found
+
+
+def told(tokens: list[Any]) -> list[Any]:
+    return [(token.id, token.logprob, token.top) for token in tokens]
+
+
+def one(made: Engine, request: Request) -> list[Any]:
+    scheduler = Scheduler(made, 4)
+    scheduler.add(request)
+    (tokens,) = answers(scheduler).values()
+    check_accounts(made)
+    return tokens
+
+
+COLD: dict[Any, list[Any]] = {}
+
+
+def cold(request: Request, index: int = 0) -> list[Any]:
+    """What the request gets from an engine that has seen nothing."""
+    sampling = replace(request.sampling, seed=request.sampling.seed + index)
+    position = None if request.position is None else request.position.tobytes()
+    key = (bytes(request.ids), position, sampling.seed, sampling.temperature, request.max_tokens)
+    if key not in COLD:
+        COLD[key] = told(one(engine(states=0), replace(request, n=1, sampling=sampling)))
+    return COLD[key]
+
+
+class Schedules(RuleBasedStateMachine):
+    """Requests that share prefixes come, branch, are cancelled, and their states are forgotten, in any order."""
+
+    @initialize(threads=st.sampled_from([1, 2]), states=st.sampled_from([1, 2, 5, 40]), width=st.integers(1, 4))
+    def begin(self, threads: int, states: int, width: int) -> None:
+        self.engine = engine(threads, states)
+        self.scheduler = Scheduler(self.engine, width)
+        self.asked: dict[int, tuple[Request, int]] = {}
+        self.told: dict[int, list[Any]] = defaultdict(list)
+        self.said = [np.zeros(0, np.int64)]  # answers, for those who go on from them
+
+    @rule(
+        stream=st.integers(0, 2),
+        length=st.sampled_from([1, 20, 64, 99, 100, 101, 128, 191, 192, 193, 330, 600]),
+        said=st.integers(0, 50),
+        marks=st.lists(st.sampled_from([1, 17, 64, 80, 128, 190, 256, 299]), max_size=3),
+        tokens=st.sampled_from([1, 5, 70]),
+        n=st.sampled_from([1, 1, 1, 3]),
+        shift=st.sampled_from([0, 0, 0, 1]),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from(["", "", "other"]),
+    )
+    def ask(self, stream: int, length: int, said: int, marks: Any, tokens: int, n: int, shift: int, **how: Any) -> None:
+        ids = np.r_[STREAMS[stream][:length], self.said[said % len(self.said)]]
+        position = np.tile(np.arange(len(ids), dtype=np.int32), (3, 1))
+        position[:, len(ids) // 2 :] -= min(shift, len(ids) // 2)  # as after pictures
+        places = tuple(Mark(place, "turn") for place in marks if place <= len(ids))
+        request = asked(ids, position=position, max_tokens=tokens, n=n, marks=places, **how)
+        for index, number in enumerate(self.scheduler.add(request)):
+            self.asked[number] = request, index
+
+    @rule(length=st.sampled_from([90, 150, 400]))
+    def ask_idly(self, length: int) -> None:
+        self.scheduler.add_idle(asked(STREAMS[1][:length]))
+
+    @rule(steps=st.integers(1, 12))
+    def step(self, steps: int) -> None:
+        for _ in range(steps):
+            for token in self.scheduler.step():
+                self.told[token.answer].append((token.id, token.logprob, token.top))
+                if token.last:
+                    self.check(token.answer, whole=True)
+
+    @rule(steps=st.integers(1, 3))
+    def step_idly(self, steps: int) -> None:
+        for _ in range(steps):
+            if not self.scheduler.unfinished:
+                self.scheduler.idle_step()
+
+    @rule(which=st.integers(0, 20))
+    def cancel(self, which: int) -> None:
+        if self.asked:
+            self.scheduler.cancel(which % len(self.asked))
+
+    @rule(times=st.integers(1, 3))
+    def forget(self, times: int) -> None:
+        for _ in range(times):
+            self.engine.cache.evict()
+
+    @rule()
+    def forget_all(self) -> None:
+        self.engine.cache.clear()
+
+    @rule()
+    def fail(self) -> None:
+        """A pass breaks off in the middle; those who were in it are ended, as the server does."""
+        forward = self.engine.forward
+
+        def broken(parts: Any, rows: Any = None) -> Any:
+            self.engine.forward = forward  # type: ignore[method-assign]
+            forward(parts, rows)
+            raise RuntimeError("in the middle")
+
+        self.engine.forward = broken  # type: ignore[method-assign]
+        try:
+            self.scheduler.step()
+        except RuntimeError:
+            for number in self.asked:
+                self.scheduler.cancel(number)
+        self.engine.forward = forward  # type: ignore[method-assign]
+
+    def check(self, number: int, whole: bool) -> None:
+        request, index = self.asked[number]
+        got, want = self.told[number], cold(request, index)
+        assert got == (want if whole else want[: len(got)])
+        self.said.append(np.array([token for token, _, _ in got]))
+
+    @invariant()
+    def accounts(self) -> None:
+        if hasattr(self, "engine"):
+            check_accounts(self.engine, self.scheduler)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.step(400)
+        for number in self.asked:
+            self.check(number, whole=False)
+        self.scheduler.close()
+        check_accounts(self.engine)
+        self.engine.cache.clear()
+        check_accounts(self.engine)
+        assert self.engine.states._slots.taken == self.engine.states._pages.taken == 0
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(
+    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
