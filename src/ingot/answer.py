@@ -25,9 +25,11 @@ class Prompt:
 
 @dataclass
 class Usage:
-    """Tokens counted and seconds spent: `prefill_s` until the first token, `decode_s` from then on."""
+    """Tokens counted and seconds spent: `prefill_s` until the first token, `decode_s` from then on. `cached_tokens` of
+    the prompt came from the prefix cache."""
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     prefill_s: float = 0.0

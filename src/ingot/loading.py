@@ -24,6 +24,7 @@ from ingot.spec.formats import FORMATS, held_as
 from ingot.store import Checkpoint, open_checkpoint, resolve
 
 BACKENDS = ("native", "torch", "reference")
+MOST_CACHE = 2 * 2**30  # of the prefix cache unless told: a hundred states of 0.8B, or 80,000 of its tokens (taste)
 STORED_FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
 
 
@@ -41,6 +42,7 @@ def load(
     cache: bool | str | os.PathLike[str] = True,
     allow_urls: AllowUrls = False,
     mmproj: str | os.PathLike[str] | None = None,
+    prefix_cache: bool | int = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
@@ -62,6 +64,9 @@ def load(
     allow_urls  True: pictures and videos of messages may be http(s) addresses, which are fetched; "private": from
               addresses inside your own network too (docs/pictures.md).
     mmproj    the file with the vision tower of a GGUF model; None: the only mmproj*.gguf beside it.
+    prefix_cache  True: what was computed for one prompt is kept for those that begin alike, in an eighth of the memory
+              that is free, 2 GiB at most; a number: in so many bytes; False: nothing is kept. For the native backend,
+              whose answers are the same bits with and without.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -96,7 +101,16 @@ def load(
         ).root.model.visual
 
     vocabulary = tokenizer.vocab_size if tokenizer else None
-    engine = Engine(loaded.root, ops, checkpoint.config, vocabulary, kv, free, load_vision if preprocessor else None)
+    engine = Engine(
+        loaded.root,
+        ops,
+        checkpoint.config,
+        vocabulary,
+        kv,
+        free,
+        load_vision if preprocessor else None,
+        _cache_bytes(prefix_cache, ops),
+    )
     defaults = generation_config_of(checkpoint)
     eos_ids = eos_ids_of(checkpoint, defaults)
     made = LanguageModel(
@@ -104,6 +118,17 @@ def load(
     )
     made.checkpoint, made.weights = checkpoint, fmt
     return made
+
+
+def _cache_bytes(prefix_cache: bool | int, ops: Any) -> int:
+    """Bytes of the prefix cache; none where a prompt that is cut otherwise may have other bits."""
+    if prefix_cache < 0:
+        raise ValueError(f"prefix_cache is {prefix_cache}; it must be True, False or a number of bytes")
+    if prefix_cache is not True:
+        return int(prefix_cache)
+    if not hasattr(ops, "packed"):
+        return 0
+    return min(MOST_CACHE, (available() or 8 * MOST_CACHE) // 8)
 
 
 def _calibration(

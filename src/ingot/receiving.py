@@ -119,6 +119,7 @@ def record(completion: Completion | ChatCompletion, token: Token, began: float, 
     now, usage = time.perf_counter(), completion.usage
     if not completion.ids:
         usage.prefill_s = now - began
+        usage.cached_tokens = token.reuse.cached if token.reuse else 0
     usage.decode_s = now - began - usage.prefill_s
     usage.completion_tokens += 1
     completion.ids.append(token.id)

@@ -20,7 +20,7 @@ def user(text):
 
 
 def is_free(m):
-    return len(m.engine.states._free_slots) == m.engine.states.pools.slots
+    return m.engine.states._slots.taken == m.engine.states.snapshots
 
 
 def test_texts_prompts_and_ids_in_order_as_each_alone(m):

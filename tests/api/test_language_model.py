@@ -100,8 +100,7 @@ def test_stopping_early_frees_the_state(m):
         next(stream)
         stream.close()
         assert stream.completion.finish_reason is None
-    assert m.engine.states.pools.slots == 1
-    assert len(m.engine.states._free_slots) == 1
+    assert m.engine.states._slots.taken == m.engine.states.snapshots
 
 
 def test_interrupt_frees_the_state_and_the_model_goes_on(m, monkeypatch):
@@ -120,7 +119,7 @@ def test_interrupt_frees_the_state_and_the_model_goes_on(m, monkeypatch):
         m.generate("hello", max_tokens=8, temperature=0)
     monkeypatch.setattr(m.engine, "root", root)
     assert m.generate("hello", max_tokens=8, temperature=0).ids == before
-    assert len(m.engine.states._free_slots) == m.engine.states.pools.slots
+    assert m.engine.states._slots.taken == m.engine.states.snapshots
 
 
 def test_chat_streams_what_it_returns(m):
@@ -214,7 +213,7 @@ def test_bad_call_says_what_was_given_and_what_is_allowed(m, call, sentence):
     with pytest.raises(ValueError) as error:
         call(m)
     assert sentence in str(error.value)
-    assert len(m.engine.states._free_slots) == m.engine.states.pools.slots
+    assert m.engine.states._slots.taken == m.engine.states.snapshots
 
 
 BAD_LOADS = [

@@ -290,7 +290,7 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_it_changes_what_it_should(name, m):
     ROWS[name](m)
-    assert len(m.engine.states._free_slots) == m.engine.states.pools.slots
+    assert m.engine.states._slots.taken == m.engine.states.snapshots
 
 
 def test_every_parameter_has_a_row():

@@ -13,7 +13,8 @@ from ingot.ops import PAGE
 def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     """AssertionError where two claim a row that cannot be shared, or nobody has a row that is taken."""
     states, cache = engine.states, engine.cache
-    runs = [run for scheduler in schedulers for run in (*scheduler._runs, scheduler._idler) if run is not None]
+    runs = [run for scheduler in schedulers for run in scheduler._runs]
+    runs += [scheduler._idler[1] for scheduler in schedulers if scheduler._idler]
     nodes, snapshots = list(cache.nodes()), cache.snapshots
     slots = [run.sequence.slot for run in runs] + [snapshot.slot for snapshot in snapshots]
     assert len(set(slots)) == len(slots) == states._slots.taken

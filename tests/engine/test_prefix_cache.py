@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from ingot.engine import Engine, Mark, Request, SamplingParams
 from ingot.engine.scheduler import Scheduler
+from ingot.engine.sequence import pages_of
 from ingot.model import build
 from ingot.spec.cost import state_bytes
 from tests.engine.accounts import check_accounts, poison
@@ -78,9 +79,17 @@ def cold(request: Request, index: int = 0) -> list[Any]:
 class Schedules(RuleBasedStateMachine):
     """Requests that share prefixes come, branch, are cancelled, and their states are forgotten, in any order."""
 
-    @initialize(threads=st.sampled_from([1, 2]), states=st.sampled_from([1, 2, 5, 40]), width=st.integers(1, 4))
-    def begin(self, threads: int, states: int, width: int) -> None:
+    @initialize(
+        threads=st.sampled_from([1, 2]),
+        states=st.sampled_from([1, 2, 5, 40]),
+        width=st.integers(1, 4),
+        pages=st.sampled_from([None, 13, 20]),
+    )
+    def begin(self, threads: int, states: int, width: int, pages: int | None) -> None:
         self.engine = engine(threads, states)
+        if pages is not None:
+            self.engine.states.prepare(width + states, pages)
+            self.engine.cache.budget += pages * self.engine.states.page_bytes
         self.scheduler = Scheduler(self.engine, width)
         self.asked: dict[int, tuple[Request, int]] = {}
         self.told: dict[int, list[Any]] = defaultdict(list)
@@ -103,8 +112,9 @@ class Schedules(RuleBasedStateMachine):
         position[:, len(ids) // 2 :] -= min(shift, len(ids) // 2)  # as after pictures
         places = tuple(Mark(place, "turn") for place in marks if place <= len(ids))
         request = asked(ids, position=position, max_tokens=tokens, n=n, marks=places, **how)
-        for index, number in enumerate(self.scheduler.add(request)):
-            self.asked[number] = request, index
+        if pages_of(len(ids) + tokens) * n <= (self.engine.states.most_pages or 100):
+            for index, number in enumerate(self.scheduler.add(request)):
+                self.asked[number] = request, index
 
     @rule(length=st.sampled_from([90, 150, 400]))
     def ask_idly(self, length: int) -> None:
@@ -141,20 +151,20 @@ class Schedules(RuleBasedStateMachine):
     @rule()
     def fail(self) -> None:
         """A pass breaks off in the middle; those who were in it are ended, as the server does."""
-        forward = self.engine.forward
+        root = self.engine.root
 
-        def broken(parts: Any, rows: Any = None) -> Any:
-            self.engine.forward = forward  # type: ignore[method-assign]
-            forward(parts, rows)
+        def broken(*args: Any, **named: Any) -> Any:
+            self.engine.root = root
+            root(*args, **named)
             raise RuntimeError("in the middle")
 
-        self.engine.forward = broken  # type: ignore[method-assign]
+        self.engine.root = broken
         try:
             self.scheduler.step()
         except RuntimeError:
             for number in self.asked:
                 self.scheduler.cancel(number)
-        self.engine.forward = forward  # type: ignore[method-assign]
+        self.engine.root = root
 
     def check(self, number: int, whole: bool) -> None:
         request, index = self.asked[number]

@@ -27,6 +27,7 @@ class ScriptedRoot:
         self._tokenizer, self._rows, self._says = model.tokenizer, model.config.text.vocab_size, says
         self._read: dict[int, list[int]] = {}  # slot -> the ids it has taken
         self._left: dict[int, list[Any]] = {}  # slot -> what it is still to say
+        self._said: dict[int, int | None] = {}  # slot -> the last of it
         self.passes: list[dict[int, int]] = []
         self.gate: threading.Semaphore | None = None
         self.fails: Exception | None = None
@@ -41,8 +42,10 @@ class ScriptedRoot:
         for slot, begin, end, start in zip(slots, seg.offset[:-1], seg.offset[1:], seg.start, strict=True):
             if start == 0:
                 self._read[slot] = []
+            read = ids[begin:end].tolist()
+            if start == 0 or read != [self._said.get(slot)]:  # a prompt
                 self._left.pop(slot, None)
-            self._read[slot] += ids[begin:end].tolist()
+            self._read[slot] += read
         self.passes.append(dict(zip(slots, np.diff(seg.offset).tolist(), strict=True)))
         which = np.searchsorted(seg.offset, rows, side="right") - 1
         return (
@@ -52,8 +55,10 @@ class ScriptedRoot:
     def copy(self, source: int, target: int) -> None:
         """What a slot remembers goes to another."""
         self._read[target] = list(self._read[source])
+        for slots in (self._left, self._said):
+            slots.pop(target, None)
         if source in self._left:
-            self._left[target] = list(self._left[source])
+            self._left[target], self._said[target] = list(self._left[source]), self._said.get(source)
 
     def _logits(self, slot: int) -> np.ndarray:
         if slot not in self._left:
@@ -63,6 +68,7 @@ class ScriptedRoot:
         item = self._left[slot].pop(0)
         if isinstance(item, np.ndarray):
             return item
+        self._said[slot] = item
         row = np.full(self._rows, -30, np.float32)
         row[item] = 30
         return row
@@ -78,11 +84,11 @@ def scripted_model(path: Path, says: Says, **changes: Any) -> LanguageModel:
 def script(model: LanguageModel, says: Says) -> LanguageModel:
     """The same model, with a script in place of its decoder."""
     root, states = ScriptedRoot(model, says), model.engine.states
-    copy = states.copy
+    copy = states.copy_slot
 
-    def copied(sequence: Any, twin: Any) -> None:
-        copy(sequence, twin)
-        root.copy(sequence.slot, twin.slot)
+    def copied(source: int, target: int) -> None:
+        copy(source, target)
+        root.copy(source, target)
 
-    model.engine.root, states.copy = root, copied
+    model.engine.root, states.copy_slot = root, copied  # type: ignore[method-assign]
     return model

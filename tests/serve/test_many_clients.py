@@ -58,7 +58,7 @@ def is_open(fresh):
 
 def is_free(reciting):
     states = reciting.engine.states
-    return states.tokens_held == 0 and len(states._free_slots) == states.pools.slots
+    return states.tokens_held == 0 and states._slots.taken == states.snapshots
 
 
 def test_who_leaves_is_ended_within_a_pass(fresh, reciting, gate):

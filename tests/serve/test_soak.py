@@ -74,7 +74,7 @@ def test_ten_thousand_requests():
         until(lambda: service.open == 0 and service.engine.running == 0)
         states = model.engine.states
         assert states.tokens_held == 0
-        assert len(states._free_slots) == states.pools.slots
+        assert states._slots.taken == states.snapshots
         assert set(statuses) == {0, 200, 400}
         assert private_bytes() - before < GROWTH
         assert threading.active_count() == threads

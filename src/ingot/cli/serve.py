@@ -44,6 +44,19 @@ def parser() -> Parser:
     group.add_argument(
         "--context", type=int, metavar="N", help="tokens of a prompt with its answer (default: as many as fit)"
     )
+    group.add_argument(
+        "--cache-ram",
+        type=int,
+        metavar="MIB",
+        help="memory for snapshots of the prefix cache, 0: no cache (default: an eighth of what is free)",
+    )
+    group.add_argument(
+        "--cache-canary",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="of what the prefix cache gives, so much is computed again when idle, and compared (default: 0.001)",
+    )
     group.add_argument("--queue", type=int, metavar="N", help="requests that may wait beside them (default: 32)")
     group.add_argument("--alias", metavar="NAME", help="the model's name for clients (default: MODEL)")
     group.add_argument(
@@ -73,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
         origins=args.cors,
         parallel=args.parallel,
         context=args.context,
+        cache=None if args.cache_ram is None else args.cache_ram * 2**20,
+        canary=args.cache_canary,
         **({} if args.queue is None else {"queue": args.queue}),
     )
     out = Terminal(sys.stdout)
@@ -91,8 +106,12 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}; a positive number is needed")
-    if args.queue is not None and args.queue < 0:
-        raise UsageError(f"--queue is {args.queue}; 0 or more is needed")
+    for name in ("queue", "cache_ram"):
+        value = getattr(args, name)
+        if value is not None and value < 0:
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; 0 or more is needed")
+    if not 0 <= args.cache_canary <= 1:
+        raise UsageError(f"--cache-canary is {args.cache_canary}; 0 to 1 is needed")
     if not 0 <= args.port < 2**16:
         raise UsageError(f"--port is {args.port}; 0 to 65535 is needed")
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):

@@ -23,8 +23,8 @@ from ingot.spec.config import MAX_YARN
 class Engine:
     """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
     generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs.
-    `load_vision` gives the vision tower, when the first picture comes. The prefix cache keeps up to `cache_bytes` of what
-    ended, for those who go on from there."""
+    `load_vision` gives the vision tower, when the first picture comes. The prefix cache keeps `cache_bytes` at most of
+    what was computed, for those who go on from there."""
 
     def __init__(
         self,
@@ -82,9 +82,9 @@ class Engine:
         scheduler.add(request)
         return _ids(scheduler)
 
-    def scheduler(self, width: int, slice_s: float | None = None) -> Scheduler:
-        """For requests that run together, `width` answers at a time; `slice_s` as `Scheduler` has it."""
-        return Scheduler(self, width, slice_s)
+    def scheduler(self, width: int, slice_s: float | None = None, canary: float = 0.0) -> Scheduler:
+        """For requests that run together, `width` answers at a time; the others as `Scheduler` has them."""
+        return Scheduler(self, width, slice_s, canary)
 
     def forward(self, parts: Sequence[Part], rows: np.ndarray | None = None) -> np.ndarray:
         """One pass over the next tokens of several sequences: the logits of the given rows of it (None: of all)."""

@@ -9,6 +9,7 @@ destroys nothing. Who goes on from a snapshot has, on the native op set, the bit
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,11 +21,14 @@ from ingot.engine.keys import COLUMNS, chained, origin
 from ingot.engine.sequence import Sequence, StatePool
 from ingot.ops import PAGE
 
+log = logging.getLogger("ingot")
+
 # How much likelier than a place in the middle of a document others go on from one (taste, after what chats and agents
 # do: all conversations of an app share the system's turn, and most turns are followed by another).
 PRIORS = {"system": 8.0, "breakpoint": 6.0, "junction": 4.0, "turn": 3.0, "media": 3.0, "end": 2.0, "middle": 1.0}
 HALF_LIFE_S = 1800.0  # a conversation that rests for half an hour is half as likely to go on (taste)
 LEAST_TOKENS = 16  # between two snapshots: reading fewer again costs less than keeping a state (taste)
+MOST_SNAPSHOTS = 1024  # choosing which one goes looks at all of them: 5 ms (taste)
 SHOWN = 16  # ids that a divergence shows
 
 
@@ -87,7 +91,7 @@ class PrefixCache:
 
     def __init__(self, states: StatePool, budget: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.states, self.budget, self.clock = states, budget, clock
-        self.evictions = 0
+        self.evictions, self.compared, self.mismatches = 0, 0, 0
         self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()  # alive while a page or a sequence needs it
         self._snapshots: dict[Snapshot, None] = {}
         states.reclaim = self.evict
@@ -192,6 +196,21 @@ class PrefixCache:
         self.evictions += 1
         return True
 
+    def compare(self, sequence: Sequence, snapshot: Snapshot) -> None:
+        """Hold a snapshot, and the full pages before it, against a sequence that has read the same tokens itself. A
+        difference means memory or code that cannot be trusted: it is counted, and everything is forgotten."""
+        if snapshot not in self._snapshots:
+            return
+        self.compared += 1
+        states, path = self.states, [*snapshot.node.above()][::-1][: snapshot.position // PAGE]
+        pages = zip(sequence.pages.tolist(), (node.page for node in path), strict=False)
+        rows = [(array, sequence.slot, snapshot.slot) for array in states.slot_arrays()]
+        rows += [(array, mine, kept) for mine, kept in pages for array in states.page_arrays()]
+        if not all(states.ops.same_row(*row) for row in rows):
+            self.mismatches += 1
+            log.error("a snapshot of %d tokens differs from what they give when read again", snapshot.position)
+            self.clear()
+
     def trim(self) -> None:
         """Evict until the budget is kept."""
         while self.bytes > self.budget and self.evict():
@@ -244,9 +263,11 @@ class PrefixCache:
 
     def _slot(self, sequence: Sequence) -> int | None:
         """A slot for one more snapshot, within the budget."""
-        while self.bytes + self.states.state_bytes > self.budget:
+        while self.bytes + self.states.state_bytes > self.budget or len(self._snapshots) >= MOST_SNAPSHOTS:
             if not self.evict():
                 return None
+        if not self._snapshots:  # growing bit by bit would copy them again and again; memory is taken as they come
+            self.states.widen(min(self.budget // self.states.state_bytes, MOST_SNAPSHOTS))
         return self.states.take_slot()
 
     def _place(self, sequence: Sequence) -> tuple[Node, int]:

@@ -7,11 +7,12 @@ changes time and memory, not one bit of an answer (native op set). One thread ow
 from __future__ import annotations
 
 import os
+import random
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from ingot.engine.keys import Keys, keys_of
 from ingot.engine.logprobs import logprobs
 from ingot.engine.prefix_cache import LEAST_TOKENS as APART
-from ingot.engine.prefix_cache import Match
+from ingot.engine.prefix_cache import Match, Snapshot
 from ingot.engine.request import Mark, Request, Reuse, Token
 from ingot.engine.sampler import Sampler, answer_seed
 from ingot.engine.sequence import Sequence, pages_of
@@ -76,8 +77,9 @@ class _Waiting:
     request: Request
     ids: np.ndarray
     keys: np.ndarray
-    first: int
-    answers: list[int]
+    first: int = 0
+    answers: list[int] = field(default_factory=list)
+    canary: Snapshot | None = None  # what shall be computed again, and be equal
 
 
 class Scheduler:
@@ -85,15 +87,17 @@ class Scheduler:
 
     Prompts that are read at the same time share each pass evenly: a short one does not wait for the end of a long one.
     `slice_s`: about how many seconds a pass may take that reads while answers go on; None: as long as it takes.
+    `canary`: of how many of the prompts that go on from a snapshot it is computed again in idle time and compared.
     """
 
-    def __init__(self, engine: Engine, width: int, slice_s: float | None = None) -> None:
+    def __init__(self, engine: Engine, width: int, slice_s: float | None = None, canary: float = 0.0) -> None:
         self.engine, self.states, self.width, self.slice_s = engine, engine.states, width, slice_s
+        self.canary = canary
         self.cache = engine.cache
         self._token_s = 0.0  # what a token of a prompt took last time
         self._waiting: list[_Waiting] = []
         self._idle = deque[_Waiting]()
-        self._idler: _Run | None = None  # what is read while nobody waits
+        self._idler: tuple[_Waiting, _Run] | None = None  # what is read while nobody waits
         self._runs: list[_Run] = []
         self._answers = 0
 
@@ -151,14 +155,23 @@ class Scheduler:
         return [token for run, row in zip(runs, rows, strict=True) for token in self._chosen(run, row)]
 
     def idle_step(self) -> None:
-        """One pass over a prompt of `add_idle`. What it has read is not lost when requests come: it is a snapshot."""
-        run = self._idler = self._idler or self._next_idle()
-        if run is None:
+        """One pass over a prompt of `add_idle`, or of a canary. What it has read is not lost when requests come: it is
+        a snapshot."""
+        self._idler = self._idler or self._next_idle()
+        if self._idler is None:
             return
+        waiting, run = self._idler
         count = self._until_mark(run, min(len(run.pending), self._sliced(STEP_TOKENS)))
-        self._forward([(run, self._part(run, count))], np.zeros(0, np.int64))
+        try:
+            self._forward([(run, self._part(run, count))], np.zeros(0, np.int64))
+        except BaseException:
+            self._idler = None
+            self.cache.leave(run.sequence)
+            raise
         if not len(run.pending):
             self._idler = None
+            if waiting.canary is not None:
+                self.cache.compare(run.sequence, waiting.canary)
             self.cache.donate(run.sequence, "turn")
 
     def cancel(self, answer: int) -> None:
@@ -185,7 +198,7 @@ class Scheduler:
 
     def _checked(self, request: Request) -> _Waiting:
         ids = self.engine.checked(request)
-        return _Waiting(request, ids, keys_of(ids, request.position, request.visuals), 0, [])
+        return _Waiting(request, ids, keys_of(ids, request.position, request.visuals))
 
     def _match(self, waiting: _Waiting) -> Match:
         request = waiting.request
@@ -238,6 +251,7 @@ class Scheduler:
                 self.cache.begin(sequence, request.salt)
             if match.snapshot is not None:
                 self.cache.restore(sequence, match.snapshot)
+                self._watch(waiting, match)
             self.states.reserve(sequence, tokens)
         except BaseException:
             self.cache.leave(sequence)
@@ -269,22 +283,30 @@ class Scheduler:
         tokens = int(AGAIN_S / self._token_s) if self._token_s else FARTHEST
         return int(min(FARTHEST, max(NEAREST, 1 << tokens.bit_length() - 1)))
 
-    def _next_idle(self) -> _Run | None:
+    def _next_idle(self) -> tuple[_Waiting, _Run] | None:
         """The next prompt of `add_idle` that is not read already, and for which there is room."""
         while self._idle:
             waiting = self._idle.popleft()
             match = self._match(waiting)
             if len(waiting.ids) - match.cached > 1 and self._fits(waiting, match, 1):
-                return self._opened(waiting, -1, None)
+                return waiting, self._opened(waiting, -1, None)
         return None
 
     def _pause(self) -> None:
         """The idle prompt goes back to those that wait; what it has read stays in the prefix cache."""
-        run, self._idler = self._idler, None
-        assert run is not None
-        if run.sequence.keys is not None and len(run.pending):
-            self._idle.appendleft(self._checked(run.request))
+        assert self._idler is not None
+        (waiting, run), self._idler = self._idler, None
+        self._idle.appendleft(waiting)
         self.cache.donate(run.sequence, "end")
+
+    def _watch(self, waiting: _Waiting, match: Match) -> None:
+        """Now and then, have computed again what was taken from the cache."""
+        request, length = waiting.request, match.cached
+        if match.snapshot is None or random.random() >= self.canary:
+            return
+        position = None if request.position is None else request.position[:, :length]
+        again = replace(request, ids=waiting.ids[:length], position=position, cache=False)
+        self._idle.append(_Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=match.snapshot))
 
     def _sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
         return Sampler(

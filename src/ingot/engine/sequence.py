@@ -70,16 +70,20 @@ class StatePool:
         return PAGE * (self._pages.taken - self.idle + self._promised)
 
     def check(self, tokens: int, sequences: int = 1) -> None:
-        """ValueError if so many other sequences, of that many tokens each, would not fit in memory."""
-        pages = sequences * pages_of(tokens)
-        if self.has_room(pages, sequences):
+        """ValueError if so many other sequences, of that many tokens each, would not fit in memory, or never in the
+        pools."""
+        pages, room = sequences * pages_of(tokens), self._room()
+        fits = room is None or self._needed(pages, sequences) <= room
+        if fits and (self.most_pages is None or pages <= self.most_pages):
             return
+        if fits:
+            room = (self.most_pages or 0) * self.page_bytes
         smaller = {"f32": "kv='bf16' (half) or kv='q8' (a quarter)", "bf16": "kv='q8' (half)"}.get(self.kv)
         hint = " or ".join(filter(None, (smaller, "a shorter prompt or a smaller max_tokens")))
         answers = f"{sequences} answers of " if sequences > 1 else ""
         raise ValueError(
             f"{answers}{tokens:,} tokens, prompt and max_tokens, need {self._needed(pages, sequences) / 2**20:,.0f} "
-            f"MiB for keys and values as {self.kv}; {(self._room() or 0) / 2**20:,.0f} MiB are free\nhint: {hint}"
+            f"MiB for keys and values as {self.kv}; {(room or 0) / 2**20:,.0f} MiB are free\nhint: {hint}"
         )
 
     def fits(self, tokens: int, sequences: int = 1) -> bool:
@@ -114,6 +118,11 @@ class StatePool:
         system gives memory as rows are taken."""
         self._grow(max(slots, self.pools.slots), max(pages, self.pools.pages))
         self.most_slots, self.most_pages = self.pools.slots, self.pools.pages
+
+    def widen(self, slots: int) -> None:
+        """Have room for so many slots."""
+        if self.most_slots is None and slots > self.pools.slots:
+            self._grow(slots, self.pools.pages)
 
     def open(self) -> Sequence:
         """A new empty sequence."""

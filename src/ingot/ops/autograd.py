@@ -136,6 +136,9 @@ class OpSet:
     def copy_row(self, pool: Tensor, source: int, target: int) -> None:
         pool[target] = pool[source]
 
+    def same_row(self, pool: Tensor, first: int, second: int) -> bool:
+        return bool((pool[first] == pool[second]).all())
+
     def segments(self, seg: Segments) -> TorchSegments:
         if isinstance(seg, TorchSegments):
             return seg

@@ -185,6 +185,7 @@ class OpSet:
     segments = staticmethod(reference.segments)
     conv_tail = staticmethod(reference.conv_tail)
     copy_row = staticmethod(reference.copy_row)
+    same_row = staticmethod(reference.same_row)
     concat = staticmethod(reference.concat)
     concat_rows = staticmethod(reference.concat_rows)
     split = staticmethod(reference.split)

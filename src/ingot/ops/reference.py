@@ -357,6 +357,11 @@ def copy_row(pool: Array, source: int, target: int) -> None:
     pool[target] = pool[source]
 
 
+def same_row(pool: Array, first: int, second: int) -> bool:
+    """Whether two rows of a pool have the same bits."""
+    return pool[first].tobytes() == pool[second].tobytes()
+
+
 def split(x: Array, parts: int) -> tuple[Array, ...]:
     """The last axis in equal parts, each contiguous."""
     return tuple(map(np.ascontiguousarray, np.split(x, parts, axis=-1)))

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ingot.answer import TokenLogprob
 from ingot.answering import Job
+from ingot.engine.sequence import pages_of
 from ingot.language_model import LanguageModel
 from ingot.options import Options
 from ingot.serve.errors import ApiError
@@ -94,13 +95,13 @@ class Ticket:
 class EngineThread:
     """`model` runs under `plan` until `stop`. `failure` is the sentence about why it does no more, if so."""
 
-    def __init__(self, model: LanguageModel, plan: Plan) -> None:
+    def __init__(self, model: LanguageModel, plan: Plan, canary: float = 0.0) -> None:
         self.model, self.plan, self.engine = model, plan, model.engine
         self.failure: str | None = None
         self.passes, self.errors = 0, 0
         self.turned = time.monotonic()  # when the loop last came round
         self.busy = False
-        self._scheduler = model.engine.scheduler(plan.parallel, SLICE_S)
+        self._scheduler = model.engine.scheduler(plan.parallel, SLICE_S, canary)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting = deque[Ticket]()
         self._tickets: dict[int, Ticket] = {}  # by the scheduler's numbers of their answers
@@ -153,23 +154,24 @@ class EngineThread:
         self._begin()
         if self._scheduler.unfinished:
             self._pass()
+        elif self._scheduler.has_idle_work:
+            self._idle_pass()
         self.turned = time.monotonic()
 
     def _reserve(self) -> None:
         """Room for all users at once: pools that grow later would stop every stream while they are copied. The system
-        gives memory as pages are written. Not where nobody knows what is free: there memory may be taken at once."""
-        if self.plan.room is None:
-            return
-        states = self.engine.states
-        opened = [states.open() for _ in range(self.plan.parallel)]
-        for sequence in opened:
-            states.reserve(sequence, self.plan.context)
-        for sequence in opened:
-            states.close(sequence)
+        gives memory as rows are taken. Not where nobody knows what is free: there memory may be taken at once."""
+        plan, states, cache = self.plan, self.engine.states, self.engine.cache
+        pages = plan.parallel * pages_of(plan.context)
+        cache.budget = plan.snapshots * states.state_bytes
+        if plan.snapshots:
+            cache.budget += pages * states.page_bytes
+        if plan.room is not None:
+            states.prepare(plan.parallel + plan.snapshots, pages)
 
     def _read_inbox(self) -> None:
         """Do what was sent; with nothing else to do, wait for it."""
-        self.busy = bool(self._waiting or self._scheduler.unfinished)
+        self.busy = bool(self._waiting or self._scheduler.unfinished or self._scheduler.has_idle_work)
         try:
             if not self.busy:
                 self._inbox.get()()
@@ -232,7 +234,7 @@ class EngineThread:
     def _fits(self, ticket: Ticket) -> bool:
         """Whether there is memory for the ticket now. If nobody runs who could give some back, it is refused."""
         request = ticket.job.request
-        if self.engine.states.fits(len(request.ids) + request.max_tokens, request.n):
+        if self._scheduler.has_room(request):
             return True
         if not self._tickets:
             message = "the memory that was free when the server began is taken by something else"
@@ -260,6 +262,14 @@ class EngineThread:
                 self._receive(ticket, token, posts.setdefault(ticket.mailbox, []))
         for mailbox, events in posts.items():
             mailbox.post(events)
+
+    def _idle_pass(self) -> None:
+        """Read for the prefix cache while nobody waits."""
+        try:
+            self._scheduler.idle_step()
+        except Exception as error:
+            log.error("a pass in idle time failed", exc_info=error)
+            self.errors += 1
 
     def _receive(self, ticket: Ticket, token: Any, events: list[Any]) -> None:
         place = ticket.running[token.answer]

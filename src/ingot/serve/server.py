@@ -42,6 +42,8 @@ class Settings:
     parallel: int | None = None
     context: int | None = None
     queue: int = QUEUE
+    cache: int | None = None  # bytes of snapshots for the prefix cache
+    canary: float = 0.0  # share of its hits that are computed again
 
     @property
     def access(self) -> Access:
@@ -110,8 +112,11 @@ class Server(uvicorn.Server):
             model = self.load()
             if model.tokenizer is None:
                 raise ValueError(f"{model.path}: holds no tokenizer.json or vocab.json; a server needs to read text")
-            made = plan(model.engine, self.settings.parallel, self.settings.context, _free(model))
-            engine = EngineThread(model, made)
+            settings = self.settings
+            exact = hasattr(model.engine.ops, "packed")  # elsewhere a prompt that is cut otherwise may have other bits
+            cache = 0 if settings.cache is None and not exact else settings.cache
+            made = plan(model.engine, settings.parallel, settings.context, _free(model), cache)
+            engine = EngineThread(model, made, settings.canary)
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._not_loaded, error)
             return
