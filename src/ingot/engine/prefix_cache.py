@@ -1,10 +1,11 @@
 """What was computed once is not computed again: a tree of pages of keys and values, with exact snapshots of the
 recurrent state hung in it.
 
-A node is a page of up to 64 tokens after those of its parent; where two prompts differ, it has two children. Keys and
-values alone continue nothing: one goes on from a snapshot, which is a recurrent state *and* the pages before it, and
-there is one verb for that, `restore`. A sequence that goes on shares full pages and copies the last one, so branching
-destroys nothing. Who goes on from a snapshot has, on the native op set, the bits of who has read everything.
+A node is a page of 64 tokens after those of its parent; where two prompts differ, it has two children. Keys and values
+alone continue nothing: one goes on from a snapshot, which is a recurrent state *and* the pages before it, the last
+perhaps in part, and there is one verb for that, `restore`. A sequence that goes on shares full pages and copies the
+last one, so branching destroys nothing. Who goes on from a snapshot has, on the native op set, the bits of who has
+read everything.
 """
 
 from __future__ import annotations
@@ -32,12 +33,36 @@ MOST_SNAPSHOTS = 1024  # choosing which one goes looks at all of them: 5 ms (tas
 SHOWN = 16  # ids that a divergence shows
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
+class Node:
+    """A full page: `keys` [64,8] of its tokens, `depth` tokens up to its last, and their `digest`."""
+
+    parent: Node | None
+    digest: bytes
+    keys: np.ndarray
+    page: int
+    depth: int
+    children: dict[bytes, Node] = field(default_factory=dict)
+    snapshots: list[Snapshot] = field(default_factory=list)
+
+    def path(self) -> list[Node]:
+        """The nodes from the first page to this one."""
+        above: list[Node] = []
+        node = self
+        while node.parent is not None:
+            above.append(node)
+            node = node.parent
+        return above[::-1]
+
+
+@dataclass(eq=False)
 class Snapshot:
-    """The recurrent state after `offset` tokens of a node's page, in a slot of the pools."""
+    """The recurrent state, in a `slot` of the pools, after a node's tokens and those of `tail` [n,8], n < 64, whose
+    keys and values begin the page `page` (-1: no tail)."""
 
     node: Node
-    offset: int
+    tail: np.ndarray
+    page: int
     slot: int
     kind: str
     used: float
@@ -46,28 +71,12 @@ class Snapshot:
     @property
     def position(self) -> int:
         """Tokens before it."""
-        return self.node.depth + self.offset
+        return self.node.depth + len(self.tail)
 
-
-@dataclass(eq=False)
-class Node:
-    """`keys` [n,8] of a page's tokens, `depth` tokens before them; `digest` of all tokens up to its last. Only full
-    pages have children."""
-
-    parent: Node | None
-    digest: bytes
-    keys: np.ndarray
-    page: int
-    depth: int
-    children: dict[bytes, Node] = field(default_factory=dict)
-    snapshots: dict[int, Snapshot] = field(default_factory=dict)  # by offset
-
-    def above(self) -> Iterator[Node]:
-        """The node and its ancestors, without the root."""
-        node: Node | None = self
-        while node is not None and node.parent is not None:
-            yield node
-            node = node.parent
+    @property
+    def pages(self) -> list[int]:
+        """The pages of its tokens."""
+        return [*(node.page for node in self.node.path()), *([self.page] if len(self.tail) else [])]
 
 
 @dataclass(frozen=True)
@@ -125,23 +134,17 @@ class PrefixCache:
         node = self._roots.get(salt)
         if node is None:
             return Match()
-        while child := node.children.get(chained(node.digest, keys[node.depth + len(node.keys) :][:PAGE])):
-            if len(child.keys) < PAGE:
-                break
+        while child := node.children.get(chained(node.digest, keys[node.depth : node.depth + PAGE])):
             node = child
-        matched = node.depth + len(node.keys)
-        best, overlap = _closest(node, keys[matched : matched + PAGE])
-        found = _deepest(node, best, overlap, len(keys) - 1)
-        return Match(matched + overlap, found, _expected(node, best, overlap))
+        overlap, expected = _closest(node, keys[node.depth :][:PAGE])
+        return Match(node.depth + overlap, _deepest(node, keys[:-1]), expected)
 
     def restore(self, sequence: Sequence, snapshot: Snapshot) -> None:
         """Give an empty sequence what the snapshot remembers: state and pages at once."""
-        path = [*snapshot.node.above()][::-1]
         self.states.copy_slot(snapshot.slot, sequence.slot)
         snapshot.used, snapshot.hits = self.clock(), snapshot.hits + 1
-        sequence.node = path[-1] if snapshot.offset == PAGE else path[-1].parent
-        self.states.share(sequence, [node.page for node in path], snapshot.position)
-        self.prune(path[-1])  # taking a page may have cost the snapshot itself
+        sequence.node = snapshot.node
+        self.states.share(sequence, snapshot.pages, snapshot.position)
 
     def begin(self, sequence: Sequence, salt: str) -> None:
         """An empty sequence whose pages the cache shall know."""
@@ -156,12 +159,14 @@ class PrefixCache:
         if sequence.keys is None or sequence.node is None:
             return
         node: Node = sequence.node
-        first = node.depth + len(node.keys)
-        for at in range(first, sequence.length // PAGE * PAGE, PAGE):
+        for at in range(node.depth, sequence.length // PAGE * PAGE, PAGE):
             keys = sequence.keys[at : at + PAGE]
-            child = node.children.get(chained(node.digest, keys))
+            digest = chained(node.digest, keys)
+            child = node.children.get(digest)
             if child is None:
-                child = self._grown(node, keys, int(sequence.pages[at // PAGE]))
+                page = int(sequence.pages[at // PAGE])
+                child = node.children[digest] = Node(node, digest, keys.copy(), page, at + PAGE)
+                self.states.keep(page)
             else:
                 self._swap(sequence, at // PAGE, child.page)
             node = child
@@ -202,8 +207,8 @@ class PrefixCache:
         if snapshot not in self._snapshots:
             return
         self.compared += 1
-        states, path = self.states, [*snapshot.node.above()][::-1][: snapshot.position // PAGE]
-        pages = zip(sequence.pages.tolist(), (node.page for node in path), strict=False)
+        states = self.states
+        pages = zip(sequence.pages.tolist(), (node.page for node in snapshot.node.path()), strict=False)
         rows = [(array, sequence.slot, snapshot.slot) for array in states.slot_arrays()]
         rows += [(array, mine, kept) for mine, kept in pages for array in states.page_arrays()]
         if not all(states.ops.same_row(*row) for row in rows):
@@ -217,10 +222,13 @@ class PrefixCache:
             pass
 
     def drop(self, snapshot: Snapshot) -> None:
-        """Forget a snapshot."""
-        del self._snapshots[snapshot], snapshot.node.snapshots[snapshot.offset]
+        """Forget a snapshot, and the pages that lead to nothing else."""
+        del self._snapshots[snapshot]
+        snapshot.node.snapshots.remove(snapshot)
         self.states.give_slot(snapshot.slot)
         self.states.snapshots -= 1
+        if len(snapshot.tail):
+            self.states.forget(snapshot.page)
         self.prune(snapshot.node)
 
     def clear(self) -> None:
@@ -242,26 +250,28 @@ class PrefixCache:
         if sequence.keys is None or sequence.node is None or not sequence.length or not self.enabled:
             return None
         self.extend(sequence)
-        slot = self._slot(sequence) if copied else sequence.slot
+        node, tail = sequence.node, sequence.keys[sequence.node.depth : sequence.length]
+        for there in node.snapshots:
+            if np.array_equal(there.tail, tail):  # the same tokens, the same state
+                there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
+                return there
+        slot = self._slot() if copied else sequence.slot
         if slot is None:
             return None
-        node, offset = self._place(sequence)
-        there = node.snapshots.get(offset)
-        if there is not None:  # the same tokens, the same state
-            there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
-            if copied:
-                self.states.give_slot(slot)
-            return there
         if copied:
             self.states.copy_slot(sequence.slot, slot)
         else:
             sequence.slot = -1
-        snapshot = node.snapshots[offset] = Snapshot(node, offset, slot, kind, self.clock())
+        page = int(sequence.pages[node.depth // PAGE]) if len(tail) else -1
+        if len(tail):
+            self.states.keep(page)
+        snapshot = Snapshot(node, tail.copy(), page, slot, kind, self.clock())
+        node.snapshots.append(snapshot)
         self._snapshots[snapshot] = None
         self.states.snapshots += 1
         return snapshot
 
-    def _slot(self, sequence: Sequence) -> int | None:
+    def _slot(self) -> int | None:
         """A slot for one more snapshot, within the budget."""
         while self.bytes + self.states.state_bytes > self.budget or len(self._snapshots) >= MOST_SNAPSHOTS:
             if not self.evict():
@@ -269,33 +279,6 @@ class PrefixCache:
         if not self._snapshots:  # growing bit by bit would copy them again and again; memory is taken as they come
             self.states.widen(min(self.budget // self.states.state_bytes, MOST_SNAPSHOTS))
         return self.states.take_slot()
-
-    def _place(self, sequence: Sequence) -> tuple[Node, int]:
-        """The node that has the sequence's last token, made if need be, and the tokens of its page up to there."""
-        node: Node = sequence.node
-        assert sequence.keys is not None
-        first = node.depth + len(node.keys)
-        keys = sequence.keys[first : sequence.length]
-        if not len(keys):
-            return node, len(node.keys)
-        best, overlap = _closest(node, keys)
-        if best is None or overlap < len(keys):
-            best = self._grown(node, keys, int(sequence.pages[first // PAGE]))
-        return best, len(keys)
-
-    def _grown(self, parent: Node, keys: np.ndarray, page: int) -> Node:
-        """A new node; what others began of the same page goes over to it."""
-        node = Node(parent, chained(parent.digest, keys), keys.copy(), page, parent.depth + len(parent.keys))
-        self.states.keep(page)
-        for begun in [child for child in parent.children.values() if _begins(keys, child.keys)]:
-            del parent.children[begun.digest]
-            for snapshot in begun.snapshots.values():
-                snapshot.node = node
-            node.snapshots |= begun.snapshots
-            if begun.page != page:
-                self.states.forget(begun.page)
-        parent.children[node.digest] = node
-        return node
 
     def _swap(self, sequence: Sequence, place: int, page: int) -> None:
         mine = int(sequence.pages[place])
@@ -312,17 +295,18 @@ class PrefixCache:
 
     def _alone(self, snapshot: Snapshot) -> tuple[int, int]:
         """Tokens since the snapshot before it, and pages that only it keeps."""
-        node, pages = snapshot.node, 0
-        alone = len(node.snapshots) == 1 and not node.children
-        before = [offset for offset in node.snapshots if offset < snapshot.offset]
+        node, states = snapshot.node, self.states
+        pages = int(len(snapshot.tail) > 0 and states.is_spare(snapshot.page))
+        before = [len(other.tail) for other in node.snapshots if _begins(snapshot.tail, other.tail)]
         if before:
-            return snapshot.offset - max(before), 0
-        for each in node.above():
-            if each is not node:
-                if each.snapshots:
-                    return snapshot.position - each.depth - max(each.snapshots), pages
-                alone = alone and len(each.children) == 1
-            pages += alone and not self.states.users(each.page)
+            return len(snapshot.tail) - max(before), pages
+        alone = len(node.snapshots) == 1 and not node.children
+        while node.parent is not None:
+            pages += alone and states.is_spare(node.page)
+            node = node.parent
+            if node.snapshots:  # its last one may be beside this path: then it saves a few tokens more
+                return snapshot.position - node.depth - max(len(other.tail) for other in node.snapshots), pages
+            alone = alone and len(node.children) == 1
         return snapshot.position, pages
 
 
@@ -330,36 +314,28 @@ def _begins(keys: np.ndarray, begun: np.ndarray) -> bool:
     return len(begun) < len(keys) and bool((keys[: len(begun)] == begun).all())
 
 
-def _closest(node: Node, keys: np.ndarray) -> tuple[Node | None, int]:
-    """The child that has the most of the first keys, and how many."""
-    best, overlap = None, 0
-    for child in node.children.values():
-        count = min(len(child.keys), len(keys))
-        if count <= overlap or child.keys[overlap, 0] != keys[overlap, 0]:
+def _closest(node: Node, keys: np.ndarray) -> tuple[int, tuple[int, ...]]:
+    """How many of the first keys are known after a node, and ids that are known after those."""
+    best, overlap = np.zeros((0, COLUMNS), np.int32), 0
+    for known in (*(child.keys for child in node.children.values()), *(other.tail for other in node.snapshots)):
+        count = min(len(known), len(keys))
+        if len(best) and (count <= overlap or known[overlap, 0] != keys[overlap, 0]):
             continue
-        differs = (child.keys[:count] != keys[:count]).any(axis=1)
+        differs = (known[:count] != keys[:count]).any(axis=1)
         same = int(differs.argmax()) if differs.any() else count
-        if same > overlap:
-            best, overlap = child, same
-    return best, overlap
+        if same > overlap or not len(best):
+            best, overlap = known, same
+    # a picture's tokens have no ids
+    return overlap, tuple(int(row[0]) for row in best[overlap : overlap + SHOWN] if not row[4:].any())
 
 
-def _deepest(node: Node, best: Node | None, overlap: int, most: int) -> Snapshot | None:
-    """The last snapshot of a path that has at most `most` tokens before it."""
-    for each, known in [(best, overlap), *((above, PAGE) for above in node.above())]:
-        offsets = (
-            [offset for offset in each.snapshots if offset <= known and each.depth + offset <= most] if each else []
-        )
-        if each is not None and offsets:
-            return each.snapshots[max(offsets)]
+def _deepest(node: Node, keys: np.ndarray) -> Snapshot | None:
+    """The last snapshot before or at the end of these keys, which go through a node."""
+    above: Node | None = node
+    while above is not None:
+        rest = keys[above.depth :]
+        known = [s for s in above.snapshots if len(s.tail) <= len(rest) and (rest[: len(s.tail)] == s.tail).all()]
+        if known and above.depth <= len(keys):
+            return max(known, key=lambda snapshot: len(snapshot.tail))
+        above = above.parent
     return None
-
-
-def _expected(node: Node, best: Node | None, overlap: int) -> tuple[int, ...]:
-    """Ids that the tree knows after `overlap` tokens of the page below a node; a picture's tokens are none."""
-    if best is None or overlap == len(best.keys):
-        best, overlap = next(iter((best or node).children.values()), None), 0
-    if best is None:
-        return ()
-    rows = best.keys[overlap : overlap + SHOWN]
-    return tuple(int(row[0]) for row in rows if not row[4:].any())

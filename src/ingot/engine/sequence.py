@@ -62,7 +62,7 @@ class StatePool:
         self._slots, self._pages = Rows(1), Rows(0)
         self._promised = 0
         self._users = np.zeros(0, np.int32)  # [pages]: sequences that read a page
-        self._kept = np.zeros(0, bool)  # [pages]: the prefix cache has it
+        self._kept = np.zeros(0, np.int32)  # [pages]: nodes and snapshots of the prefix cache that have it
 
     @property
     def tokens_held(self) -> int:
@@ -234,19 +234,23 @@ class StatePool:
             self._pages.give(page)
 
     def keep(self, page: int) -> None:
-        """The prefix cache has a page that a sequence uses."""
-        self._kept[page] = True
+        """The prefix cache has a page that a sequence uses, once more."""
+        self._kept[page] += 1
 
     def forget(self, page: int) -> None:
-        """The prefix cache has it no more."""
-        self._kept[page] = False
-        if not self._users[page]:
+        """The prefix cache has it once less."""
+        self._kept[page] -= 1
+        if not self._kept[page] and not self._users[page]:
             self.idle -= 1
             self._pages.give(page)
 
     def users(self, page: int) -> int:
         """Sequences that read the page."""
         return int(self._users[page])
+
+    def is_spare(self, page: int) -> bool:
+        """Whether a page would be free if the prefix cache had it once less."""
+        return not self._users[page] and self._kept[page] == 1
 
     def copy_slot(self, source: int, target: int) -> None:
         """A recurrent state, to another slot."""
@@ -281,7 +285,7 @@ class StatePool:
             del first, second
         pools.slots, pools.pages = self._slots.count, self._pages.count = slots, pages
         self._users = np.concatenate([self._users, np.zeros(pages - len(self._users), np.int32)])
-        self._kept = np.concatenate([self._kept, np.zeros(pages - len(self._kept), bool)])
+        self._kept = np.concatenate([self._kept, np.zeros(pages - len(self._kept), np.int32)])
 
 
 def pages_of(tokens: int) -> int:
