@@ -88,7 +88,7 @@ class Schedules(RuleBasedStateMachine):
     def begin(self, threads: int, states: int, width: int, pages: int | None) -> None:
         self.engine = engine(threads, states)
         if pages is not None:
-            self.engine.states.prepare(width + states, pages)
+            self.engine.states.prepare(max(width, 3) + states, pages)
             self.engine.cache.budget += pages * self.engine.states.page_bytes
         self.scheduler = Scheduler(self.engine, width)
         self.asked: dict[int, tuple[Request, int]] = {}
@@ -192,5 +192,5 @@ class Schedules(RuleBasedStateMachine):
 
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(
-    max_examples=30, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
