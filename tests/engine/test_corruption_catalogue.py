@@ -224,3 +224,27 @@ def test_poison_is_found():
     slot = sequence.slot
     made.states.close(sequence)
     assert np.isnan(made.states.slot_arrays()[0][slot]).all()
+
+
+def test_another_salt_shares_nothing():
+    made = engine()
+    continued(made, STREAM[:200], [150], salt="one")
+    tokens, cached = continued(made, STREAM[:200], [150], salt="two")
+    assert (cached, tokens[0].reuse.matched, tokens[0].reuse.expected) == (0, 0, ())
+    assert continued(made, STREAM[:200], salt="one")[1] == 150
+
+
+def test_what_the_other_answers_will_need_is_promised_before_they_begin():
+    """Else a second request takes the pages on which the first one's answers count."""
+    made = engine(states=4)
+    made.states.prepare(9, 9)
+    scheduler = Scheduler(made, 8)
+    first, second = asked(STREAM[:120], n=3, max_tokens=60), asked(STREAM[200:300], max_tokens=100)
+    scheduler.add(first)
+    scheduler.add(second)
+    for _ in range(2):
+        scheduler.step()
+        check_accounts(made, scheduler)
+    assert scheduler.running == 3  # 3 answers of 3 pages, one shared: two pages are left, and the second needs four
+    got = answers(scheduler)
+    assert told(got[3]) == cold(second)
