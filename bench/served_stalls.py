@@ -23,8 +23,9 @@ from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.options import Options
 from ingot.serve import engine_thread
-from ingot.serve.engine_thread import Ended, EngineThread, Failed, Ticket
+from ingot.serve.engine_thread import EngineThread
 from ingot.serve.plan import plan
+from ingot.serve.tickets import Ended, Failed, Ticket
 
 LONG, SHORT, STREAM = 3000, 30, 120  # tokens of the prompts, and of the answer that goes on
 

@@ -95,9 +95,9 @@ def load(
     free = available if backend != "torch" else lambda: None
     preprocessor = preprocessor_of(checkpoint)
 
-    def load_vision() -> Any:
+    def load_vision(pause: Callable[[], None]) -> Any:
         return weights_of(
-            checkpoint, ops, held_as("matrix", fmt, "vision"), place, None, None, "vision"
+            checkpoint, ops, held_as("matrix", fmt, "vision"), place, lambda *_: pause(), None, "vision"
         ).root.model.visual
 
     vocabulary = tokenizer.vocab_size if tokenizer else None

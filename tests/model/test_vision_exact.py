@@ -96,6 +96,43 @@ def test_slices_of_rows_change_no_bit(fmt: str, monkeypatch: pytest.MonkeyPatch)
         assert cases.same_bits([features(ops, w, GRIDS, pixels)], [at_once]), rows
 
 
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "q8"])
+def test_groups_of_heads_change_no_bit(fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = native.OpSet(2, own_kv="f32" if fmt == "f32" else "bf16")
+    w, pixels = tower(ops, fmt, num_heads=10), [patches(grid, seed) for seed, grid in enumerate(GRIDS)]
+    at_once = features(ops, w, GRIDS, pixels)
+    patch_count = sum(map(len, pixels))
+    for groups in (2, 5, 10):
+        monkeypatch.setattr(vision, "PAIRS", patch_count**2 * 10 // groups)
+        assert vision.head_groups(patch_count, 10) == groups
+        assert cases.same_bits([features(ops, w, GRIDS, pixels)], [at_once]), groups
+
+
+def test_what_pauses_the_tower_may_use_the_model_or_end_it() -> None:
+    """Between any two operations another picture is encoded whole, and no bit changes; what is raised leaves nothing."""
+    ops = native.OpSet(2)
+    w = tower(ops, "f32")
+    one, two = (np.random.default_rng(i).integers(0, 256, (1, 24, 40, 3), dtype=np.uint8) for i in (0, 1))
+    films = [Preprocessor(patch=4, video_pixels=(64, 1 << 20)).film([*f], range(1)) for f in (one, two)]
+    visuals = [Visual(np.arange(f.tokens), f.grid, f.patches, name) for f, name in zip(films, "ab", strict=True)]
+    want = [Eyes(ops, w.config, lambda pause: w).features(visual) for visual in visuals]
+    eyes, found = Eyes(ops, w.config, lambda pause: w), []
+
+    def other() -> None:
+        eyes._kept.pop("b", None)
+        found.append(eyes.features(visuals[1]))
+
+    assert cases.same_bits([eyes.features(visuals[0], other)], want[:1])
+    assert len(found) > 20
+    assert cases.same_bits(found, [want[1]] * len(found))
+
+    eyes, calls = Eyes(ops, w.config, lambda pause: w), iter(range(7))
+    with pytest.raises(StopIteration):
+        eyes.features(visuals[0], lambda: next(calls) and None)
+    assert not eyes._kept
+    assert cases.same_bits([eyes.features(visuals[0])], want[:1])
+
+
 def test_patches_are_made_as_they_are_sliced(monkeypatch: pytest.MonkeyPatch) -> None:
     """A video through the engine, its frames cut in their middle, gives the tower's features of whole arrays."""
     ops = native.OpSet(2)
@@ -107,7 +144,7 @@ def test_patches_are_made_as_they_are_sliced(monkeypatch: pytest.MonkeyPatch) ->
     assert cases.same_bits([film.patches(1, 13, 37)], [whole[1][13:37]])
     want = features(ops, w, [(6, 10)] * 3, whole)
     monkeypatch.setattr(vision, "TOWER_ROWS", 50)
-    eyes = Eyes(ops, w.config, lambda: w)
+    eyes = Eyes(ops, w.config, lambda pause: w)
     got = eyes.features(Visual(np.arange(film.tokens), film.grid, film.patches, "a"))
     assert cases.same_bits([got], [want])
 

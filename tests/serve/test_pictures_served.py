@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 
 import numpy as np
 import pytest
 
 import ingot
+from ingot.engine.pausing import Pausing
+from ingot.serve.engine_thread import EngineThread
 from ingot.serve.limits import LIMITS
 from tests.api.small_model import write_seeing_model
-from tests.serve.running import serving
+from tests.serve.running import serving, until, user
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -51,9 +54,9 @@ def test_the_engines_thread_encodes(seeing, monkeypatch):
     threads = []
     encode = type(seeing.engine.eyes)._encode
 
-    def noted(self, visual):
+    def noted(self, visual, pause):
         threads.append(threading.current_thread().name)
-        return encode(self, visual)
+        return encode(self, visual, pause)
 
     monkeypatch.setattr(type(seeing.engine.eyes), "_encode", noted)
     with serving(lambda: seeing) as running:
@@ -62,7 +65,7 @@ def test_the_engines_thread_encodes(seeing, monkeypatch):
 
 
 def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
-    def failing(self, visual):
+    def failing(self, visual, pause):
         raise MemoryError
 
     with serving(lambda: seeing) as running:
@@ -74,6 +77,82 @@ def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
         assert (status, "MemoryError" in body["error"]["message"]) == (500, True)
         assert list(stream)[-1] == "[DONE]"
         assert running.ask("/v1/chat/completions", {"messages": messages(11), "max_tokens": 2})[0] == 200
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """The fifth operation of the tower waits for `go`; `seen` has the numbers of all that were begun."""
+
+    class Held:
+        def __init__(self):
+            self.seen, self.there, self.go = [], threading.Event(), threading.Event()
+
+    held, getattribute = Held(), Pausing.__getattr__
+
+    def noted(self, name):
+        held.seen.append(name)
+        if len(held.seen) == 5:
+            held.there.set()
+            assert held.go.wait(20)
+        return getattribute(self, name)
+
+    monkeypatch.setattr(Pausing, "__getattr__", noted)
+    yield held
+    held.go.set()
+
+
+def test_streams_go_on_while_a_picture_is_encoded(seeing, monkeypatch):
+    monkeypatch.setattr("ingot.serve.engine_thread.SLICE_S", 0.0)
+    passes, look = [], EngineThread._look
+
+    def noted(self, ticket):
+        before = self.passes
+        look(self, ticket)
+        passes.append(self.passes - before)
+
+    monkeypatch.setattr(EngineThread, "_look", noted)
+    with serving(lambda: seeing) as running:
+        stream = running.stream("what?", ignore_eos=True, max_tokens=250)
+        next(stream)
+        assert running.ask("/v1/chat/completions", {"messages": messages(21), "max_tokens": 2})[0] == 200
+        stream.close()
+    assert passes[0] > 20  # one between any two operations
+
+
+def test_who_leaves_while_a_picture_is_encoded_ends_it(seeing, held):
+    with serving(lambda: seeing) as running:
+        connection = running.connection()
+        connection.request("POST", "/v1/chat/completions", json.dumps({"messages": messages(31, 32)}))
+        assert held.there.wait(20)
+        connection.close()
+        until(lambda: running.server.service.open == 0)
+        held.go.set()
+        engine = running.server.service.engine
+        until(lambda: engine.waiting == 0 and engine.running == 0)
+        assert running.ask("/v1/chat/completions", {"messages": [user("what?")], "max_tokens": 2})[0] == 200
+        assert len(held.seen) == 5
+        assert engine.errors == 0
+
+
+def test_others_begin_while_a_picture_is_encoded(seeing, held):
+    """A text behind it needs no eyes; the picture keeps its place among those that run."""
+    with serving(lambda: seeing, parallel=2) as running:
+        connection = running.connection()
+        connection.request("POST", "/v1/chat/completions", json.dumps({"messages": messages(41), "max_tokens": 2}))
+        assert held.there.wait(20)
+        streams = [running.connection() for _ in range(2)]
+        for each in streams:
+            each.request("POST", "/v1/chat/completions", json.dumps({"messages": [user("what?")], "max_tokens": 3}))
+            until(lambda: running.server.service.open >= 2)
+        engine = running.server.service.engine
+        until(lambda: engine._inbox.qsize() == 2)
+        begun, start = [], engine._start
+        engine._start = lambda ticket: (begun.append((len(ticket.job.request.visuals), engine.running)), start(ticket))
+        held.go.set()
+        assert all(each.getresponse().status == 200 for each in [*streams, connection])
+    assert begun[0] == (0, 0)
+    assert sorted(visuals for visuals, _ in begun) == [0, 0, 1]
+    assert all(running < 2 for _, running in begun)
 
 
 DAMAGED = ["data:image/png;base64,AAAA", "data:image/png;base64,!!!", "data:text/plain,hello", "data:", url(5)[:90]]

@@ -66,7 +66,7 @@ def run_ingot(checkpoint: Checkpoint, ops: Any, prompt: Asked | Sequence[int], c
     recorder = Recorder(ops, checkpoint.config.prefix)
     root = build(checkpoint.config, recorder, lambda weight: checkpoint.read(weight.name), "f32", asked.components)
     recorder.names = dict(_named(root))
-    eyes = Eyes(recorder, checkpoint.config, lambda: root.model.visual)
+    eyes = Eyes(recorder, checkpoint.config, lambda pause: root.model.visual)
     for visual in asked.visuals:
         eyes.features(visual)
     states, size = StatePool(recorder, checkpoint.config), chunk or len(asked.ids)

@@ -34,7 +34,7 @@ class Engine:
         vocabulary: int | None = None,
         kv: str = "f32",
         available: Callable[[], int | None] = lambda: None,
-        load_vision: Callable[[], Any] | None = None,
+        load_vision: Callable[[Callable[[], None]], Any] | None = None,
         cache_bytes: int = 0,
     ) -> None:
         self.root, self.ops, self.config = root, ops, config

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ingot.engine.pausing import Pausing
 from ingot.model import Frames
 from ingot.spec import Config
 
@@ -28,10 +29,14 @@ class Visual:
     digest: str
 
 
-class Eyes:
-    """`load` gives the tower's node; None: the model has none."""
+def _on() -> None:
+    """No pause."""
 
-    def __init__(self, ops: Any, config: Config, load: Callable[[], Any] | None) -> None:
+
+class Eyes:
+    """`load` gives the tower's node, and calls what it is given as it goes; None: the model has none."""
+
+    def __init__(self, ops: Any, config: Config, load: Callable[[Callable[[], None]], Any] | None) -> None:
         self.ops, self.config, self._load = ops, config, load
         self._tower: Any = None
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -42,11 +47,12 @@ class Eyes:
         """The vision tower's node; None until it has seen a picture."""
         return self._tower
 
-    def features(self, visual: Visual) -> np.ndarray:
-        """float32 [M, D]: a function of the picture alone, whoever is beside it."""
+    def features(self, visual: Visual, pause: Callable[[], None] = _on) -> np.ndarray:
+        """float32 [M, D]: a function of the picture alone, whoever is beside it. `pause` is called between the tower's
+        operations: what it raises ends the work, and nothing of it is kept."""
         found = self._kept.get(visual.digest)
         if found is None:
-            found = self._encode(visual)
+            found = self._encode(visual, pause)
             self._kept[visual.digest] = found
             self._bytes += found.nbytes
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
@@ -76,19 +82,20 @@ class Eyes:
                 parts.append(self.features(visual)[inside])
         return (np.concatenate(rows), np.concatenate(parts)) if rows else None
 
-    def _encode(self, visual: Visual) -> np.ndarray:
+    def _encode(self, visual: Visual, pause: Callable[[], None]) -> np.ndarray:
         vision = self.config.vision
         if self._load is None or vision is None:
             raise ValueError("this model sees no pictures: it was made without a vision tower")
         if self._tower is None:
-            self._tower = self._load()
+            self._tower = self._load(pause)
+        ops = Pausing(self.ops, pause)
         frames, *grid = visual.grid
         together = max(1, PASS_PATCHES // (grid[0] * grid[1]))
         parts = []
         for first in range(0, frames, together):
             some = range(first, min(first + together, frames))
             where = Frames.of([(grid[0], grid[1])] * len(some), vision)
-            parts.append(self.ops.host(self._tower(self.ops, _Patches(visual, some), where)))
+            parts.append(ops.host(self._tower(ops, _Patches(visual, some), where)))
         return np.concatenate(parts)
 
 

@@ -18,6 +18,9 @@ from ingot.spec.cost import TOWER_ROWS
 
 EPS = 1e-6  # of the tower's norms
 ROPE_THETA = 10_000.0
+# Pairs of patches, times heads, that attention takes in one operation: some 50 ms on two cores of an AMX Xeon,
+# so that what waits for the end of an operation waits no longer (measured: python -m bench.served_stalls --picture).
+PAIRS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,33 @@ def vision_block(ops: Any, w: Any, x_ND: Any, seg: Any, rotary: Any) -> Any:
 
 
 def vision_attention(ops: Any, w: Any, x_ND: Any, seg: Any, rotary: Any) -> Any:
-    """Every patch sees its whole frame; the first half of a head turns with the row, the second with the column."""
-    tokens, dim = x_ND.shape[0], w.config.vision.hidden_size // w.config.vision.num_heads
+    """Every patch sees its whole frame; the first half of a head turns with the row, the second with the column. Heads
+    see nothing of each other: where the patches are many, some heads go through attention at a time."""
+    tokens, heads = x_ND.shape[0], w.config.vision.num_heads
+    dim, groups = w.config.vision.hidden_size // heads, head_groups(tokens, heads)
 
-    def turned(x: Any, *rotary: Any) -> tuple[Any, Any, Any]:
+    def turned(x: Any, *rotary: Any) -> tuple[Any, ...]:
         (qkv,) = ops.linears(x, w.qkv)
         q, k, v = (part.reshape(len(x), -1, dim) for part in ops.split(qkv, 3))
-        return *ops.rope(q, k, rotary), v
+        return tuple(some for part in (*ops.rope(q, k, rotary), v) for some in _cut(ops, part, groups))
 
-    o_NHE = ops.attention(*by_rows(ops, turned, x_ND, *rotary), seg)
-    return by_rows(ops, lambda o: ops.linears(o, w.proj), o_NHE.reshape(tokens, -1))[0]
+    qkv_NHE = by_rows(ops, turned, x_ND, *rotary)
+    outs = [ops.attention(*qkv_NHE[group::groups], seg).reshape(tokens, -1) for group in range(groups)]
+    o_ND = outs[0] if groups == 1 else ops.concat(*outs)
+    return by_rows(ops, lambda o: ops.linears(o, w.proj), o_ND)[0]
+
+
+def head_groups(patches: int, heads: int) -> int:
+    """In how many equal groups the heads go through attention."""
+    return next(n for n in range(1, heads + 1) if heads % n == 0 and (n == heads or patches**2 * heads <= n * PAIRS))
+
+
+def _cut(ops: Any, x_NHE: Any, groups: int) -> Any:
+    """The heads in so many parts."""
+    if groups == 1:
+        return (x_NHE,)
+    rows, _, dim = x_NHE.shape
+    return (part.reshape(rows, -1, dim) for part in ops.split(x_NHE.reshape(rows, -1), groups))
 
 
 def vision_mlp(ops: Any, w: Any, x_ND: Any) -> Any:

@@ -19,7 +19,7 @@ from ingot.language_model import LanguageModel
 from ingot.prompt import Tokenizer
 from ingot.serve import asks, fields
 from ingot.serve.body import GoneError, parse_object, read_body
-from ingot.serve.engine_thread import EngineThread, Ticket
+from ingot.serve.engine_thread import EngineThread
 from ingot.serve.errors import ApiError, bad, of_value_error
 from ingot.serve.guard import Access, Guard
 from ingot.serve.limits import most
@@ -27,6 +27,7 @@ from ingot.serve.metrics import Metrics
 from ingot.serve.replies import Reply
 from ingot.serve.story import Story
 from ingot.serve.stream import Answer, LoopMailbox
+from ingot.serve.tickets import Ticket
 
 QUEUE = 32  # requests that wait beside those that run (taste: a minute of short answers)
 RETRY_S = 5  # what Retry-After says where nothing better is known (taste)

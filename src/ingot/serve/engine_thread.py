@@ -3,93 +3,35 @@
     submit, cancel, stop  ->  inbox  ->  waiting  ->  scheduler  ->  receivers  ->  mailboxes
 
 A turn of its loop reads the inbox, begins what there is place for, and makes one pass: so a cancelled answer ends
-within a pass, and pictures are encoded one a turn, between the passes of those who are running.
+within a pass. A picture is encoded between passes, and its work pauses for the turns of the others.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
-from ingot.answer import TokenLogprob
-from ingot.answering import Job
 from ingot.engine.sequence import pages_of
 from ingot.language_model import LanguageModel
-from ingot.options import Options
 from ingot.serve.errors import ApiError
+from ingot.serve.pace import Pace
 from ingot.serve.plan import Plan
+from ingot.serve.tickets import Began, Ended, Failed, Mailbox, Piece, Ticket
+from ingot.serve.waiting import Waiting
 
 log = logging.getLogger("ingot.serve")
 
-# Seconds of a pass that reads a prompt while others' answers go on (taste: a stream that pauses so long still flows).
+# Seconds of a pass that reads a prompt, or of a picture's encoding between two passes, while others' answers go on
+# (taste: a stream that pauses so long still flows).
 SLICE_S = 0.2
 CRASHES = 3  # passes that fail one after the other before the engine is given up (taste)
 
 
-@dataclass(frozen=True)
-class Piece:
-    """What a token adds to answer `index`: a Delta; or a text, and the logprobs of the tokens since the last."""
-
-    index: int
-    piece: Any
-    logprobs: Sequence[TokenLogprob] = ()
-
-
-@dataclass(frozen=True)
-class Began:
-    """The prompt of a ticket is being read."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Answer `index` is whole, its completion is the client's to read; with a text's logprobs that no piece brought."""
-
-    index: int
-    logprobs: Sequence[TokenLogprob] = ()
-
-
-@dataclass(frozen=True)
-class Failed:
-    """There will be no more."""
-
-    error: ApiError
-
-
-class Mailbox(Protocol):
-    """Where events go; `post` is called by the engine's thread."""
-
-    def post(self, events: Sequence[Any]) -> None: ...
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A prompt on its way: its answers have the numbers from `first` on. The engine's thread alone touches receivers
-    until they have ended."""
-
-    job: Job
-    receivers: Sequence[Any]
-    mailbox: Mailbox
-    first: int = 0
-    began: float = 0.0
-    seen: int = 0  # pictures that are encoded
-    running: dict[int, int] = field(default_factory=dict)  # the scheduler's number -> index among the receivers
-    told: dict[int, int] = field(default_factory=dict)  # index -> logprobs that are on their way
-
-    @classmethod
-    def of(cls, job: Job, options: Options, mailbox: Mailbox, first: int) -> Ticket:
-        """A ticket for all answers to the job."""
-        return cls(job, job.receivers(options), mailbox, first)
-
-    def untold(self, place: int) -> Sequence[TokenLogprob]:
-        """The logprobs of an answer's tokens that no piece has brought yet."""
-        known = self.receivers[place].completion.logprobs or []
-        begin, self.told[place] = self.told.get(place, 0), len(known)
-        return known[begin:]
+class DroppedError(Exception):
+    """The ticket whose picture is being encoded waits no more."""
 
 
 class EngineThread:
@@ -103,10 +45,11 @@ class EngineThread:
         self.busy = False
         self._scheduler = model.engine.scheduler(plan.parallel, SLICE_S, canary)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._waiting = deque[Ticket]()
+        self._waiting = Waiting()
         self._tickets: dict[int, Ticket] = {}  # by the scheduler's numbers of their answers
         self._crashes = 0
-        self._stopped = False
+        self._stopped = self._ended = False
+        self._pace = Pace()
 
     def submit(self, ticket: Ticket) -> None:
         """Have a ticket answered, after those that came before."""
@@ -131,16 +74,44 @@ class EngineThread:
         return len(self._waiting)
 
     @property
+    def work_s(self) -> float:
+        """Seconds that what waits and runs will about take, as measured so far."""
+        asked = [(ticket, ticket.job.request) for ticket in self._everyone()]
+        together = max(1, min(self.plan.parallel, sum(request.n for _, request in asked)))
+        return sum(
+            self._pace.seconds(
+                len(request.ids) if ticket.reads or not ticket.began else 0, request.max_tokens, together
+            )
+            for ticket, request in asked
+        )
+
+    def ill(self, limit: float) -> str | None:
+        """Why nobody is answered any more, in a sentence; None while all is well. A pass may take `limit` seconds."""
+        still = time.monotonic() - self.turned
+        if self.failure or (self._ended and not self._stopped):
+            return self.failure or "the engine's thread has ended"
+        return f"the engine has not ended a pass for {still:.0f} seconds" if self.busy and still > limit else None
+
+    def abandon(self, sentence: str) -> None:
+        """Tell everyone that there will be no more; called by another thread when this one no longer comes round."""
+        self.failure = sentence
+        for ticket in self._everyone():
+            ticket.mailbox.post([Failed(ApiError(503, sentence, code="engine_failed", retry_after=5))])
+
+    @property
     def tokens_held(self) -> int:
         """Tokens that running answers have taken room for, in whole pages."""
         return self.engine.states.tokens_held
 
     def run(self) -> None:
         """The thread's life. After an error outside of a pass it lives on to refuse what comes."""
-        self._guarded(self._reserve)
-        while not self._stopped:
-            self._guarded(self._turn)
-        self._scheduler.close()
+        try:
+            self._guarded(self._reserve)
+            while not self._stopped:
+                self._guarded(self._turn)
+            self._scheduler.close()
+        finally:
+            self._ended = True
 
     def _guarded(self, part: Callable[[], None]) -> None:
         try:
@@ -151,12 +122,19 @@ class EngineThread:
 
     def _turn(self) -> None:
         self._read_inbox()
-        self._begin()
-        if self._scheduler.unfinished:
-            self._pass()
-        elif self._scheduler.has_idle_work:
+        waits_for_eyes = self._go_on()
+        if waits_for_eyes is not None and waits_for_eyes in self._waiting:
+            self._look(waits_for_eyes)
+        elif not self._scheduler.unfinished and self._scheduler.has_idle_work:
             self._idle_pass()
         self.turned = time.monotonic()
+
+    def _go_on(self) -> Ticket | None:
+        """Begin what can begin, make a pass; the ticket whose picture is to be encoded next."""
+        looks = self._begin()
+        if self._scheduler.unfinished:
+            self._pass()
+        return looks
 
     def _reserve(self) -> None:
         """Room for all users at once: pools that grow later would stop every stream while they are copied. The system
@@ -174,8 +152,9 @@ class EngineThread:
         self.busy = bool(self._waiting or self._scheduler.unfinished or self._scheduler.has_idle_work)
         try:
             if not self.busy:
-                self._inbox.get()()
+                first = self._inbox.get()
                 self.turned, self.busy = time.monotonic(), True
+                first()
             while True:
                 self._inbox.get_nowait()()
         except Empty:
@@ -185,11 +164,10 @@ class EngineThread:
         if self.failure:
             ticket.mailbox.post([Failed(ApiError(500, self.failure))])
         else:
-            self._waiting.append(ticket)
+            self._waiting.add(ticket, time.monotonic())
 
     def _cancel(self, ticket: Ticket) -> None:
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
+        self._waiting.remove(ticket)
         for number in list(ticket.running):
             self._drop(ticket, number)
 
@@ -207,36 +185,63 @@ class EngineThread:
     def _everyone(self) -> list[Ticket]:
         return [*dict.fromkeys(self._tickets.values()), *self._waiting]
 
-    def _begin(self) -> None:
-        """Give the scheduler what there is place for, in order; a ticket's pictures are looked at first, one a turn."""
-        while self._waiting:
-            ticket = self._waiting[0]
-            request = ticket.job.request
-            if self._tickets and self.running + request.n > self.plan.parallel:
-                return
-            if not self._fits(ticket):
-                return
-            try:
-                if ticket.seen < len(request.visuals):
-                    self.engine.eyes.features(request.visuals[ticket.seen])
-                    ticket.seen += 1
-                    return
-                numbers = self._scheduler.add(request)
-            except Exception as error:
-                self._refuse(ticket, error)
-                continue
-            self._waiting.popleft()
-            ticket.running = {number: index for index, number in enumerate(numbers)}
-            self._tickets |= dict.fromkeys(numbers, ticket)
-            ticket.began = time.perf_counter()
-            ticket.mailbox.post([Began()])
+    def _begin(self) -> Ticket | None:
+        """Give the scheduler what there is place for, in order. One with pictures that are not encoded yet keeps its
+        place meanwhile, and lets others begin; the first such is returned."""
+        looks: list[Ticket] = []
+        for ticket in self._waiting:
+            if not self._has_place(ticket, sum(one.job.request.n for one in looks)):
+                break
+            if ticket.seen < len(ticket.job.request.visuals):
+                looks.append(ticket)
+            else:
+                self._start(ticket)
+        return looks[0] if looks else None
 
-    def _fits(self, ticket: Ticket) -> bool:
-        """Whether there is memory for the ticket now. If nobody runs who could give some back, it is refused."""
+    def _has_place(self, ticket: Ticket, kept: int) -> bool:
+        taken = self.running + kept
+        return (not taken or taken + ticket.job.request.n <= self.plan.parallel) and self._fits(ticket, bool(taken))
+
+    def _start(self, ticket: Ticket) -> None:
+        try:
+            numbers = self._scheduler.add(ticket.job.request)
+        except Exception as error:
+            self._refuse(ticket, error)
+            return
+        self._waiting.remove(ticket)
+        ticket.running = {number: index for index, number in enumerate(numbers)}
+        self._tickets |= dict.fromkeys(numbers, ticket)
+        ticket.began, ticket.reads = time.perf_counter(), True
+        ticket.mailbox.post([Began()])
+
+    def _look(self, ticket: Ticket) -> None:
+        """Encode the ticket's next picture; every `SLICE_S`, and when something is sent, the others have their turn."""
+        turned = time.monotonic()
+
+        def pause() -> None:
+            nonlocal turned
+            self.turned = time.monotonic()
+            if self.turned - turned >= SLICE_S or not self._inbox.empty():
+                self._read_inbox()
+                self._go_on()
+                turned = time.monotonic()
+            if ticket not in self._waiting:
+                raise DroppedError
+
+        try:
+            self.engine.eyes.features(ticket.job.request.visuals[ticket.seen], pause)
+            ticket.seen += 1
+        except DroppedError:
+            pass
+        except Exception as error:
+            self._refuse(ticket, error)
+
+    def _fits(self, ticket: Ticket, others: bool) -> bool:
+        """Whether there is memory for the ticket now. Without others who could give some back, it is refused."""
         request = ticket.job.request
         if self._scheduler.has_room(request):
             return True
-        if not self._tickets:
+        if not others:
             message = "the memory that was free when the server began is taken by something else"
             self._fail([ticket], ApiError(503, message, code="memory", retry_after=30))
         return False
@@ -248,6 +253,7 @@ class EngineThread:
         self._fail([ticket], ApiError(400 if known else 500, str(error) if known else _failed(error)))
 
     def _pass(self) -> None:
+        began, reads = time.perf_counter(), any(ticket.reads for ticket in self._tickets.values())
         try:
             tokens = self._scheduler.step()
         except Exception as error:
@@ -255,6 +261,7 @@ class EngineThread:
             return
         self.passes += 1
         self._crashes = 0
+        self._pace.passed(time.perf_counter() - began, reads)
         posts: dict[Mailbox, list[Any]] = {}
         for token in tokens:
             ticket = self._tickets.get(token.answer)
@@ -272,6 +279,9 @@ class EngineThread:
             self.errors += 1
 
     def _receive(self, ticket: Ticket, token: Any, events: list[Any]) -> None:
+        if ticket.reads:
+            ticket.reads = False
+            self._pace.read(len(ticket.job.request.ids) - (token.reuse.cached if token.reuse else 0))
         place = ticket.running[token.answer]
         receiver, index = ticket.receivers[place], ticket.first + place
         try:
@@ -285,6 +295,7 @@ class EngineThread:
             events.append(Piece(index, piece, ticket.untold(place)))
         if receiver.done:
             events.append(Ended(index, ticket.untold(place)))
+            self._pace.answered(receiver.completion.usage.completion_tokens)
             if token.last:
                 self._forget(ticket, token.answer)
             else:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ingot.serve.body import GoneError
-from ingot.serve.engine_thread import Began, Ended, EngineThread, Piece, Ticket
+from ingot.serve.engine_thread import EngineThread
 from ingot.serve.errors import ApiError
 from ingot.serve.metrics import Metrics
+from ingot.serve.tickets import Began, Ended, Piece, Ticket
 
 log = logging.getLogger("ingot.serve")
 

@@ -11,10 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from ingot.serve.body import GoneError
-from ingot.serve.engine_thread import Ended, Failed, Piece
 from ingot.serve.errors import ApiError
 from ingot.serve.limits import most
 from ingot.serve.replies import Reply
+from ingot.serve.tickets import Ended, Failed, Piece
 
 DONE = b"data: [DONE]\n\n"
 PING = b": still here\n\n"
