@@ -109,7 +109,7 @@ def test_groups_of_heads_change_no_bit(fmt: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_pauses_the_tower_may_use_the_model_or_end_it() -> None:
-    """Between any two operations another picture is encoded whole, and no bit changes; what is raised leaves nothing."""
+    """Between any two operations another picture is encoded, and no bit changes; what is raised leaves nothing."""
     ops = native.OpSet(2)
     w = tower(ops, "f32")
     one, two = (np.random.default_rng(i).integers(0, 256, (1, 24, 40, 3), dtype=np.uint8) for i in (0, 1))

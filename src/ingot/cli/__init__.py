@@ -85,6 +85,7 @@ def _run(name: str, words: list[str]) -> int:
 
     command = import_module(f"ingot.cli.{name}")
     args = command.parser().parse_args(words)
+    args.words = words  # a command may start itself again
     _prepare(args.debug)
     code: int = command.run(args)
     return code

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import faulthandler
+import io
 import ipaddress
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -21,7 +25,8 @@ examples:
   ingot serve Qwen/Qwen3.5-4B --weights q4 --parallel 2 --context 32768
   INGOT_API_KEY=... ingot serve MODEL --host 0.0.0.0     for others: a key is needed
 
-Ctrl-C finishes the answers that are being made, a second one stops at once. Guide: docs/serve.md"""
+Ctrl-C finishes the answers that are being made, a second one stops at once. After a crash the server is started again,
+at the same address. Guide: docs/serve.md"""
 
 
 def parser() -> Parser:
@@ -62,24 +67,65 @@ def parser() -> Parser:
     group.add_argument(
         "--cors", metavar="ORIGIN", action="append", default=[], help="web pages of ORIGIN may ask; * all"
     )
+    group.add_argument(
+        "--drain",
+        type=float,
+        metavar="SECONDS",
+        help="what answers may take to end after Ctrl-C (default: all they need)",
+    )
+    group.add_argument(
+        "--watchdog",
+        type=float,
+        metavar="SECONDS",
+        help="what a pass may take; 0: any (default: 120, then a new start)",
+    )
+    group.add_argument("--no-supervisor", action="store_true", help="one process, not started again after a crash")
+    group.add_argument("--supervised", metavar="FILES", help=argparse.SUPPRESS)  # what the supervisor tells its child
     group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
     chat.add_running(made)
     return made
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal. What can be wrong with the options is found first."""
+    """Serve until a signal, by a child that is started again where it crashes. What can be wrong with the options is
+    found first."""
     key = args.api_key if args.api_key is not None else os.environ.get("INGOT_API_KEY") or None
     _check(args, key)
-    name = args.model or "nugget"
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     # they tell of each start, and of each write to a client that has left, in words of their own
     for other, level in (("uvicorn", logging.WARNING), ("asyncio", logging.ERROR)):
         logging.getLogger(other).setLevel(max(level, logging.getLogger().level))
+    from ingot.serve.supervisor import is_possible
+
+    if args.supervised is None and not args.no_supervisor and is_possible():
+        return _supervised(args)
+    return _serve(args, key)
+
+
+def _supervised(args: argparse.Namespace) -> int:
+    """Hold the socket and keep a server alive behind it. Little is imported here: this process is to outlive all."""
+    from ingot.serve.address import bound
+    from ingot.serve.supervisor import Supervisor, child_command, silence_of
+
+    with bound(args.host, args.port) as sock:
+        sock.listen()
+        supervisor = Supervisor(lambda link: child_command(args.words, link), sock, silence_of(args.watchdog))
+        return supervisor.run()
+
+
+def _serve(args: argparse.Namespace, key: str | None) -> int:
+    link = None
+    if args.supervised is not None:
+        from ingot.serve.link import Link
+
+        link = Link.of(args.supervised)
+        link.hold()
+    with contextlib.suppress(io.UnsupportedOperation, AttributeError, ValueError):  # a stderr that is no file
+        faulthandler.enable()
     from ingot.serve.server import Settings, serve
 
     settings = Settings(
-        names=_names(name, args.alias),
+        names=_names(args.model or "nugget", args.alias),
         host=args.host,
         port=args.port,
         key=key,
@@ -88,10 +134,11 @@ def run(args: argparse.Namespace) -> int:
         context=args.context,
         cache=None if args.cache_ram is None else args.cache_ram * 2**20,
         canary=args.cache_canary,
-        **({} if args.queue is None else {"queue": args.queue}),
+        drain=args.drain,
+        **{name: getattr(args, name) for name in ("queue", "watchdog") if getattr(args, name) is not None},
     )
     out = Terminal(sys.stdout)
-    finished = serve(settings, lambda: chat.load_model(args), lambda line: out.write(f"ingot serve: {line}\n"))
+    finished = serve(settings, lambda: chat.load_model(args), lambda line: out.write(f"ingot serve: {line}\n"), link)
     return 0 if finished else INTERRUPTED
 
 
@@ -112,6 +159,10 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; 0 or more is needed")
     if not 0 <= args.cache_canary <= 1:
         raise UsageError(f"--cache-canary is {args.cache_canary}; 0 to 1 is needed")
+    for name in ("drain", "watchdog"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"--{name} is {value}; 0 seconds or more are needed")
     if not 0 <= args.port < 2**16:
         raise UsageError(f"--port is {args.port}; 0 to 65535 is needed")
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):

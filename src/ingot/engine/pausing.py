@@ -9,8 +9,8 @@ from typing import Any
 
 
 class Pausing:
-    """`ops`, of which every operation first calls `pause`. What `pause` raises ends the work; else it may use `ops` as it
-    likes, and no bit of the work changes."""
+    """`ops`, of which every operation first calls `pause`. What `pause` raises ends the work; else it may use `ops` as
+    it likes, and no bit of the work changes."""
 
     def __init__(self, ops: Any, pause: Callable[[], None]) -> None:
         self._ops, self._pause = ops, pause

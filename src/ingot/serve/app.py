@@ -24,6 +24,7 @@ from ingot.serve.errors import ApiError, bad, of_value_error
 from ingot.serve.guard import Access, Guard
 from ingot.serve.limits import most
 from ingot.serve.metrics import Metrics
+from ingot.serve.pace import retry_after
 from ingot.serve.replies import Reply
 from ingot.serve.story import Story
 from ingot.serve.stream import Answer, LoopMailbox
@@ -42,10 +43,12 @@ class Service:
     names: Sequence[str]
     fingerprint: str = ""
     queue: int = QUEUE
+    watchdog: float = most("step")
     engine: EngineThread | None = None
     state: str = LOADING
     open: int = 0  # requests for answers that have begun to be read and not ended
     pixels: int = 0  # of their pictures
+    refused: int = 0  # requests, for each of which no place has been free since
     emptied: Callable[[], None] = lambda: None
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(default_factory=Metrics)
@@ -67,7 +70,7 @@ class Service:
         engine = self.ready()
         if self.open >= engine.plan.parallel + self.queue:
             message = f"{engine.plan.parallel} answers run and {self.queue} requests wait, which are the most"
-            raise ApiError(429, message, code="queue_full", retry_after=RETRY_S)
+            raise ApiError(429, message, code="queue_full", retry_after=self._refusal(engine))
         self.open += 1
         return engine
 
@@ -75,13 +78,20 @@ class Service:
         """Note that a request keeps so many pixels in memory; ApiError 503 where there are too many already."""
         if self.pixels + pixels > most("pixels"):
             message = f"the pictures of {self.open} requests fill the {most('pixels'):,} pixels that may be kept"
-            raise ApiError(503, message, code="pixels", retry_after=RETRY_S)
+            raise ApiError(503, message, code="pixels", retry_after=self._refusal(self.ready()))
         self.pixels += pixels
         return pixels
+
+    def _refusal(self, engine: EngineThread) -> int:
+        """Seconds after which one who is refused now should come back: one after the other, as places will be free."""
+        found = retry_after(engine.work_s, self.open, self.refused, RETRY_S)
+        self.refused = min(self.refused + 1, self.open)
+        return found
 
     def leave(self, pixels: int) -> None:
         """Give the place back, and what was held."""
         self.open -= 1
+        self.refused = max(0, self.refused - 1)
         self.pixels -= pixels
         if not self.open:
             self.emptied()
@@ -198,9 +208,9 @@ class Endpoints:
         engine = self.service.engine
         if engine is None:
             raise ApiError(503, "the model is being loaded", retry_after=RETRY_S)
-        still = time.monotonic() - engine.turned
-        if engine.failure or (engine.busy and still > most("step")):
-            raise ApiError(500, engine.failure or f"the engine has not ended a pass for {still:.0f} seconds")
+        ill = engine.ill(self.service.watchdog)
+        if ill is not None:
+            raise ApiError(500, ill)
         return JSONResponse({"status": "draining" if self.service.state == DRAINING else "ok"})
 
     async def ready(self, request: Request) -> Response:

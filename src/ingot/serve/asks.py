@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -157,11 +157,15 @@ def _fitting(
     """The request, if the plan has room for it; what was not said about max_tokens fills the room at most."""
     if options.n > min(plan.parallel, most("n")):
         raise bad(f"n is {options.n}; this server gives {min(plan.parallel, most('n'))} answers to a prompt", "n")
-    fit = [plan.fitted(job, limit) for job in jobs]
+    fit = [plan.fitted(_with_priority(job, given.get("priority", 0)), limit) for job in jobs]
     for job in fit:
         model.engine.checked(job.request)
     usage = given.get("stream_options", {}).get("include_usage", False)
     return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model))
+
+
+def _with_priority(job: Job, priority: int) -> Job:
+    return replace(job, request=replace(job.request, priority=priority))
 
 
 def _pixels(jobs: Sequence[Job], model: LanguageModel) -> int:

@@ -78,19 +78,21 @@ class EngineThread:
         """Seconds that what waits and runs will about take, as measured so far."""
         asked = [(ticket, ticket.job.request) for ticket in self._everyone()]
         together = max(1, min(self.plan.parallel, sum(request.n for _, request in asked)))
-        return sum(
-            self._pace.seconds(
-                len(request.ids) if ticket.reads or not ticket.began else 0, request.max_tokens, together
-            )
-            for ticket, request in asked
-        )
+        seconds = self._pace.seconds
+        return sum(seconds(ticket.unread, request.max_tokens, request.n, together) for ticket, request in asked)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will do nothing more though nobody has stopped it."""
+        return not self._stopped and (self._ended or self.failure is not None)
 
     def ill(self, limit: float) -> str | None:
-        """Why nobody is answered any more, in a sentence; None while all is well. A pass may take `limit` seconds."""
+        """Why nobody is answered any more, in a sentence; None while all is well. A pass may take `limit` seconds; 0:
+        any."""
         still = time.monotonic() - self.turned
-        if self.failure or (self._ended and not self._stopped):
+        if self.has_ended:
             return self.failure or "the engine's thread has ended"
-        return f"the engine has not ended a pass for {still:.0f} seconds" if self.busy and still > limit else None
+        return f"the engine has not ended a pass for {still:.0f} seconds" if self.busy and still > limit > 0 else None
 
     def abandon(self, sentence: str) -> None:
         """Tell everyone that there will be no more; called by another thread when this one no longer comes round."""

@@ -61,6 +61,13 @@ def count(name: str, value: Any) -> int:
     return value
 
 
+def priority(name: str, value: Any) -> int:
+    """A whole number, lower goes first."""
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > most("priority"):
+        raise _wrong(name, value, f"a whole number from {-most('priority')} to {most('priority')}")
+    return value
+
+
 def logprobs(name: str, value: Any) -> int:
     """How many likely tokens a completion tells at each place."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_LOGPROBS:
@@ -159,6 +166,7 @@ SHARED: dict[str, Check] = {
     **HARMLESS,
     "model": text,
     "n": any_value,
+    "priority": priority,
     "max_tokens": count,
     "min_tokens": any_value,
     "stop": stop,

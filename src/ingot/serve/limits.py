@@ -10,6 +10,12 @@ from __future__ import annotations
 LIMITS: dict[str, tuple[float, str, str]] = {
     "body": (32 << 20, "bytes of a request", "a dozen photographs as base64; what vLLM takes"),
     "header": (16 << 10, "bytes of a request's head", "a key and a few cookies are 4,000"),
+    "sockets": (512, "connections, idle ones too", "half of the open files that systems allow"),
+    "head time": (
+        30,
+        "seconds until a connection brings (another) request's head",
+        "one who drips bytes holds a place",
+    ),
     "body time": (60, "seconds for a request to arrive", "32 MiB at 5 Mbit/s; one who drips bytes holds a place"),
     "depth": (64, "levels of nested JSON", "a deep schema of a tool has 20"),
     "values": (1 << 20, "values in a request's JSON", "a prompt of 262,144 ids, four times; each takes 60 bytes"),
@@ -25,12 +31,13 @@ LIMITS: dict[str, tuple[float, str, str]] = {
     "frames": (256, "frames of a video", "two minutes at 2 a second"),
     "n": (8, "answers to a prompt", "each keeps a state; --parallel may allow fewer"),
     "prompts": (64, "prompts of a completion", "they wait in turn and share one connection"),
+    "priority": (100, "steps of priority up or down", "each counts as 10 seconds of waiting"),
     "stop": (1024, "characters of a stop string", "each new character is held against all of them"),
     "ids": (1024, "token ids of logit_bias or stop_token_ids", "each step looks at all of them"),
     "text": (1024, "characters of a name or label", "they are only carried along"),
     "send time": (60, "seconds until a client reads what it was sent", "one who has stopped reading is taken as gone"),
     "ping": (15, "seconds between signs of life in a stream", "proxies close what is silent for 30 or 60"),
-    "step": (120, "seconds of one pass before /health calls it stuck", "a pass of 9B on two cores takes 6"),
+    "step": (120, "seconds of one pass, then it is stuck (`--watchdog`)", "a pass of 9B on two cores takes 6"),
 }
 
 

@@ -43,9 +43,9 @@ class Pace:
         """An answer had so many tokens."""
         self.answer.add(tokens)
 
-    def seconds(self, prompt: int, answer: int, together: int) -> float:
-        """What a prompt and an answer of at most so many tokens take, `together` answers in each pass."""
-        return prompt * self.prompt_s.value + min(answer, self.answer.value) * self.pass_s.value / together
+    def seconds(self, prompt: int, answer: int, n: int, together: int) -> float:
+        """What a prompt and `n` answers of at most so many tokens take, `together` answers in each pass."""
+        return prompt * self.prompt_s.value + n * min(answer, self.answer.value) * self.pass_s.value / together
 
 
 def retry_after(work_s: float, requests: int, ahead: int, otherwise: int) -> int:

@@ -1,6 +1,7 @@
 """The process: a socket, the event loop in the main thread, the engine in another, and how both end.
 
-SIGTERM or Ctrl-C: no new requests (503), those that were taken are finished, then it ends. A second one: at once.
+SIGTERM or Ctrl-C: no new requests (503), those that were taken are finished, then it ends. A second one: at once. Under
+a supervisor (`ingot.serve.supervisor`) the signals are its business, and come from it as orders.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +22,25 @@ import uvicorn
 
 from ingot.language_model import LanguageModel
 from ingot.memory import available
+from ingot.serve.address import bound, shown_host
 from ingot.serve.app import DRAINING, QUEUE, READY, Service, build_app
 from ingot.serve.engine_thread import EngineThread
 from ingot.serve.guard import LOOPBACK, Access
 from ingot.serve.limits import most
+from ingot.serve.link import FINISH, LOADED, STUCK, Link
 from ingot.serve.plan import plan
+from ingot.serve.protocol import Protocol
+from ingot.serve.watchdog import Watchdog
 
 log = logging.getLogger("ingot.serve")
 STOP_S = 10  # seconds that the engine's thread has to end its pass when the server ends (taste)
+GOODBYE_S = 2  # seconds in which clients are told before the server ends at once (taste)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to serve; None where the plan decides."""
+    """How to serve; None where the plan decides. `drain`: seconds that requests which were taken have to end when the
+    server is told to finish (None: all they need); `watchdog`: seconds that a pass may take (0: any)."""
 
     names: Sequence[str]
     host: str = "127.0.0.1"
@@ -44,6 +52,8 @@ class Settings:
     queue: int = QUEUE
     cache: int | None = None  # bytes of snapshots for the prefix cache
     canary: float = 0.0  # share of its hits that are computed again
+    drain: float | None = None
+    watchdog: float = most("step")
 
     @property
     def access(self) -> Access:
@@ -55,21 +65,28 @@ class Settings:
 class Server(uvicorn.Server):
     """uvicorn's server with our way to end, and a model that is loaded while it answers already."""
 
-    def __init__(self, settings: Settings, load: Callable[[], LanguageModel], told: Callable[[str], None]) -> None:
-        self.settings, self.load, self.told = settings, load, told
-        self.service = Service(settings.names, queue=settings.queue)
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], LanguageModel],
+        told: Callable[[str], None],
+        link: Link | None = None,
+    ) -> None:
+        self.settings, self.load, self.told, self.link = settings, load, told, link
+        self.service = Service(settings.names, queue=settings.queue, watchdog=settings.watchdog)
         self.error: BaseException | None = None
+        self.was_cut = False
         self._signals = 0
         config = uvicorn.Config(
             build_app(self.service, settings.access),
-            http="h11",
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             h11_max_incomplete_event_size=most("header"),
-            timeout_keep_alive=30,
+            timeout_keep_alive=most("head time"),
         )
         super().__init__(config)
 
@@ -79,8 +96,13 @@ class Server(uvicorn.Server):
         self.service.emptied = self._emptied
         thread = threading.Thread(target=self._engine, name="engine", daemon=True)
         thread.start()
+        watchdog = self._watchdog()
+        watchdog.start()
+        if self.link is not None:
+            self.link.obey(lambda order: self._later(self.finish if order == FINISH else self.stop))
         with self._taking_signals():
             await self.serve(sockets=[sock])
+        watchdog.stop()
         if self.service.engine is not None:
             self.service.engine.stop()
             await asyncio.to_thread(thread.join, STOP_S)
@@ -89,18 +111,76 @@ class Server(uvicorn.Server):
             raise self.error
 
     def end(self) -> None:
-        """What a signal asks for: first to finish, then to stop."""
+        """What a signal asks for: first to finish, then to stop. Under a supervisor, who counts, to finish: a signal to
+        all processes of a terminal or a service comes here beside its order."""
         self._signals += 1
-        if self._signals > 1:
-            self.force_exit = self.should_exit = True
-            if self.service.engine is not None:
-                self.service.engine.stop()
+        if self._signals > 1 and self.link is None:
+            self.stop()
+        else:
+            self.finish()
+
+    def stop(self) -> None:
+        """End at once."""
+        self.force_exit = self.should_exit = True
+        if self.service.engine is not None:
+            self.service.engine.stop()
+
+    def finish(self) -> None:
+        """Take no more requests, and end when those that were taken have ended, or their time is over."""
+        if self.service.state == DRAINING:
             return
         self.service.state = DRAINING
-        if self.service.open and self.service.engine is not None:
-            self.told(f"finishing {self.service.open} requests; once more to stop at once")
-        else:
+        if not self.service.open or self.service.engine is None:
             self.should_exit = True
+            return
+        limit = self.settings.drain
+        within = "" if limit is None else f" within {limit:g} s"
+        self.told(f"finishing {self.service.open} requests{within}; once more to stop at once")
+        if limit is not None:
+            self._loop.call_later(limit, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """The time to finish is over: who still waits gets an error, and who does not read it is left."""
+        log.warning("%d requests were not finished in time, and are cut off", self.service.open)
+        self.was_cut = self.should_exit = True
+        if self.service.engine is not None:
+            self.service.engine.stop()
+        self._loop.call_later(GOODBYE_S, setattr, self, "force_exit", True)
+
+    def _watchdog(self) -> Watchdog:
+        """Over the engine and the event loop."""
+        came_round = time.monotonic()
+
+        def note() -> None:
+            nonlocal came_round
+            came_round = time.monotonic()
+
+        def loop_turned() -> float:
+            self._later(note)
+            return came_round
+
+        def engine_turned() -> float:
+            engine = self.service.engine
+            if engine is None or not (engine.busy or engine.has_ended):
+                return time.monotonic()
+            return engine.turned
+
+        signs = {"the engine has not ended a pass": engine_turned, "the server has answered nobody": loop_turned}
+        return Watchdog(signs, self.settings.watchdog, self._stuck)
+
+    def _stuck(self, sentence: str) -> None:
+        """Called by the watchdog: tell who waits, and leave the rest to the supervisor, if there is one."""
+        engine = self.service.engine
+        if engine is not None:
+            engine.abandon(sentence)
+        if self.link is not None:
+            time.sleep(GOODBYE_S)
+            os._exit(STUCK)
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Have something done by the event loop's thread."""
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self._loop.call_soon_threadsafe(act)
 
     def _emptied(self) -> None:
         if self.service.state == DRAINING:
@@ -134,6 +214,8 @@ class Server(uvicorn.Server):
             service.state = READY
         self.told(f"{engine.plan}; {service.queue} requests may wait")
         self.told(f"ready: {service.names[0]} at {self.address}")
+        if self.link is not None:
+            self.link.sign(LOADED)
 
     @property
     def address(self) -> str:
@@ -148,7 +230,7 @@ class Server(uvicorn.Server):
             yield
             return
         numbers = [signal.SIGINT, signal.SIGTERM]
-        old = [signal.signal(number, lambda *_: self._loop.call_soon_threadsafe(self.end)) for number in numbers]
+        old = [signal.signal(number, lambda *_: self._later(self.end)) for number in numbers]
         try:
             yield
         finally:
@@ -161,40 +243,23 @@ class Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, load: Callable[[], LanguageModel], told: Callable[[str], None]) -> bool:
-    """Serve until a signal; whether all requests were finished. `told` gets a line about each step.
+def serve(
+    settings: Settings, load: Callable[[], LanguageModel], told: Callable[[str], None], link: Link | None = None
+) -> bool:
+    """Serve until a signal; whether it ended in its own time, not at once. `told` gets a line about each step; `link`
+    is to the supervisor, if there is one.
 
     ValueError or OSError where it cannot begin.
     """
-    sock = bound(settings.host, settings.port)
-    server = Server(settings, load, told)
+    sock = bound(settings.host, settings.port) if link is None else link.socket()
+    server = Server(settings, load, told, link)
     server.port = sock.getsockname()[1]
     told(f"listening on {server.address}, loading {settings.names[0]}")
     try:
         asyncio.run(server.run_on(sock))
     finally:
         sock.close()
-    return not server.force_exit
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A listening place; OSError in one sentence."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    if sys.platform != "win32":  # there it would take a port from another server
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except (OSError, OverflowError) as error:
-        sock.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OSError(f"--host {host} --port {port}: {reason}\nhint: --port 0 takes one that is free") from None
-    return sock
-
-
-def shown_host(host: str) -> str:
-    """A host as a URL writes it."""
-    return f"[{host}]" if ":" in host else host
+    return server.was_cut or not server.force_exit
 
 
 def _free(model: LanguageModel) -> int | None:

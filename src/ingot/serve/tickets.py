@@ -68,6 +68,11 @@ class Ticket:
         """A ticket for all answers to the job."""
         return cls(job, job.receivers(options), mailbox, first)
 
+    @property
+    def unread(self) -> int:
+        """Tokens of the prompt that are still to be read, at most."""
+        return len(self.job.request.ids) if self.reads or not self.began else 0
+
     def untold(self, place: int) -> Sequence[TokenLogprob]:
         """The logprobs of an answer's tokens that no piece has brought yet."""
         known = self.receivers[place].completion.logprobs or []
