@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +103,109 @@ def test_a_second_signal_ends_it_at_once():
         connection.close()
 
 
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+supervised = pytest.mark.skipif(sys.platform != "linux", reason="the child is found in /proc")
+
+
+@supervised
+def test_a_crash_costs_the_answers_that_were_being_made():
+    """The stream is cut, the sentence is in the log with the stack, and the same address answers again."""
+    with started() as (process, port):
+        connection, response = ask(port, **LONG)
+        response.readline()
+        os.kill(children(process)[0], signal.SIGSEGV)
+        with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+            assert b"[DONE]" not in response.read()
+        connection.close()
+        connection, response = ask(port, "/v1/models")  # waits in the backlog until the next child listens
+        connection.close()
+        assert ready(process) == port
+        connection, response = ask(port, messages=SUM, temperature=0)
+        assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
+        connection.close()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "the server crashed in native code (SIGSEGV); please report it" in err
+        assert "Segmentation fault" in err
+        assert "engine_thread.py" in err
+        assert "What is" not in err
+
+
+@supervised
+def test_a_killed_supervisor_takes_the_server_along():
+    with started() as (process, port):
+        (child,) = children(process)
+        os.kill(child, signal.SIGSTOP)
+        process.kill()
+        process.wait()
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except OSError:
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("it lives")
+
+
+@supervised
+def test_a_signal_to_all_processes_is_one_signal():
+    """Ctrl-C of a terminal, and systemd's SIGTERM, come to the supervisor and to its child."""
+    with started() as (process, port):
+        connection, response = ask(port, **LONG)
+        response.readline()
+        os.kill(children(process)[0], signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+
+
+@supervised
+def test_without_a_supervisor_there_is_one_process():
+    with started("--no-supervisor") as (process, port):
+        assert children(process) == []
+        connection, response = ask(port, **LONG)
+        response.readline()
+        process.send_signal(signal.SIGSEGV)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == -signal.SIGSEGV
+        assert "Segmentation fault" in err
+        connection.close()
+
+
+def test_the_time_to_finish_may_be_limited():
+    with started("--drain", "0.3") as (process, port):
+        connection, response = ask(port, **LONG, n=4)
+        response.readline()
+        process.send_signal(signal.SIGTERM)
+        rest = response.read()
+        assert b"the server is stopping" in rest
+        assert not rest.endswith(b"data: [DONE]\n\n")
+        connection.close()
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "1 requests were not finished in time" in err
+
+
+def test_the_supervisor_is_small():
+    """What holds the socket imports neither numpy nor the server."""
+    heavy = "numpy|starlette|uvicorn|tokenizers|jinja2|asyncio|ingot.language_model|ingot._native"
+    code = (
+        "import sys; from ingot.cli import main, serve; from ingot.serve import supervisor\n"
+        "supervisor.Supervisor.run = lambda self: 7\n"
+        "assert main(['serve', '--port', '0']) == 7\n"
+        f"print([name for name in {heavy!r}.split('|') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert found.stdout == "[]\n", found.stderr
+
+
 def test_the_key_may_come_from_the_environment():
     with started(INGOT_API_KEY="secret") as (_, port):
         connection, response = ask(port, messages=SUM)
@@ -118,6 +224,8 @@ REFUSED = [
     (("--context", "-3"), "a positive number"),
     (("--queue", "-1"), "0 or more"),
     (("--alias", " "), "a name is needed"),
+    (("--drain", "-1"), "0 seconds or more"),
+    (("--watchdog", "inf"), "0 seconds or more"),
     (("--colour",), "there is no option"),
 ]
 NOT_LOADED = [

@@ -72,10 +72,12 @@ def user(said: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(load: Callable[[], LanguageModel], wait: bool = True, **settings: Any) -> Iterator[Running]:
+def serving(
+    load: Callable[[], LanguageModel], wait: bool = True, link: Any = None, **settings: Any
+) -> Iterator[Running]:
     """A server over what `load` gives, until the end of the block."""
     sock = bound("127.0.0.1", 0)
-    server = Server(Settings(**{"names": ["scripted"], **settings}), load, lambda line: None)
+    server = Server(Settings(**{"names": ["scripted"], **settings}), load, lambda line: None, link)
     server.port = sock.getsockname()[1]
     thread = threading.Thread(target=lambda: asyncio.run(server.run_on(sock)), daemon=True)
     thread.start()
@@ -85,8 +87,7 @@ def serving(load: Callable[[], LanguageModel], wait: bool = True, **settings: An
         yield running
     finally:
         with suppress(RuntimeError):  # it has ended already
-            for _ in range(2):
-                server._loop.call_soon_threadsafe(server.end)
+            server._loop.call_soon_threadsafe(server.stop)
         thread.join(20)
         sock.close()
         assert not thread.is_alive()

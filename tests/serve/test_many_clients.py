@@ -209,8 +209,8 @@ def test_an_engine_that_only_fails_is_given_up(fresh, reciting):
     assert (status, body["error"]["message"]) == (500, fresh.server.service.engine.failure)
 
 
-def test_a_pass_that_never_ends_is_told(fresh, gate, monkeypatch):
-    monkeypatch.setattr("ingot.serve.app.most", lambda name: 0.05)
+def test_a_pass_that_never_ends_is_told(fresh, gate):
+    fresh.server.service.watchdog = 0.05
     connection = begun(fresh, "hello")
     until(lambda: fresh.ask("/health")[0] == 500)
     assert "has not ended a pass" in fresh.ask("/health")[1]["error"]["message"]

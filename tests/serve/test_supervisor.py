@@ -45,6 +45,10 @@ class Lives:
         with self.sock:
             return self.supervisor.run()
 
+    def has_said(self, place):
+        """Whether the child has made the file for the signal of that number."""
+        return (self.path.parent / f"ready{place}").exists()
+
     @property
     def count(self):
         return self.path.stat().st_size
@@ -57,13 +61,13 @@ def living(tmp_path, monkeypatch, caplog):
     return lambda script, silence=0: Lives(tmp_path, script, silence)
 
 
-def after(lives, count, *numbers):
-    """Send this process signals, once the child of number `count` has said so."""
+def after(may, *numbers):
+    """Send this process signals, signal i when may(i)."""
 
     def send():
         end = time.monotonic() + 20
         for place, number in enumerate(numbers):
-            while not (lives.path.parent / f"ready{place}").exists() or lives.count < count:
+            while not may(place):
                 assert time.monotonic() < end
                 time.sleep(0.01)
             os.kill(os.getpid(), number)
@@ -143,14 +147,14 @@ open(place + "/got", "wb").write(got)
 
 def test_the_first_signal_finishes(living):
     lives = living(FOLLOW.format(orders=1, then="sys.exit(0)"))
-    after(lives, 1, signal.SIGTERM)
+    after(lives.has_said, signal.SIGTERM)
     assert lives.run() == 0
     assert (lives.path.parent / "got").read_bytes() == b"f"
 
 
 def test_the_second_signal_stops(living):
     lives = living(FOLLOW.format(orders=2, then="sys.exit(130)"))
-    after(lives, 1, signal.SIGINT, signal.SIGINT)
+    after(lives.has_said, signal.SIGINT, signal.SIGINT)
     assert lives.run() == 130
     assert (lives.path.parent / "got").read_bytes() == b"fs"
 
@@ -158,22 +162,22 @@ def test_the_second_signal_stops(living):
 def test_who_does_not_stop_is_killed(living, monkeypatch):
     monkeypatch.setattr(supervisor, "STOP_S", 0.2)
     lives = living(FOLLOW.format(orders=2, then="time.sleep(99)"))
-    after(lives, 1, signal.SIGINT, signal.SIGINT)
+    after(lives.has_said, signal.SIGINT, signal.SIGINT)
     assert lives.run() == 130
 
 
 def test_a_crash_while_it_finishes_is_told(living):
     lives = living(FOLLOW.format(orders=1, then="os.kill(me, signal.SIGBUS); time.sleep(9)"))
-    after(lives, 1, signal.SIGTERM)
+    after(lives.has_said, signal.SIGTERM)
     with pytest.raises(ChildProcessError, match=r"SIGBUS.*\n.*finishing its last requests"):
         lives.run()
     assert lives.count == 1
 
 
-def test_a_signal_ends_the_wait_for_the_next_start(living, monkeypatch):
+def test_a_signal_ends_the_wait_for_the_next_start(living, monkeypatch, caplog):
     monkeypatch.setattr(supervisor, "DELAY_S", 30)
-    lives = living("open(os.path.dirname(sys.argv[2]) + '/ready0', 'w').close()\n" + CRASH)
-    after(lives, 2, signal.SIGTERM)
+    lives = living(CRASH)
+    after(lambda _: "in 30 s" in caplog.text, signal.SIGTERM)
     began = time.monotonic()
     assert lives.run() == 0
     assert time.monotonic() - began < 15

@@ -113,7 +113,7 @@ class EngineThread:
                 self._guarded(self._turn)
             self._scheduler.close()
         finally:
-            self._ended = True
+            self._ended, self.busy = True, False
 
     def _guarded(self, part: Callable[[], None]) -> None:
         try:

@@ -169,13 +169,14 @@ class Server(uvicorn.Server):
         return Watchdog(signs, self.settings.watchdog, self._stuck)
 
     def _stuck(self, sentence: str) -> None:
-        """Called by the watchdog: tell who waits, and leave the rest to the supervisor, if there is one."""
-        engine = self.service.engine
-        if engine is not None:
-            engine.abandon(sentence)
-        if self.link is not None:
-            time.sleep(GOODBYE_S)
-            os._exit(STUCK)
+        """Called by the watchdog: tell who waits, and have the supervisor start another server. Without one nothing is
+        ended that may still go on."""
+        if self.link is None:
+            return
+        if self.service.engine is not None:
+            self.service.engine.abandon(sentence)
+        time.sleep(GOODBYE_S)
+        os._exit(STUCK)
 
     def _later(self, act: Callable[[], None]) -> None:
         """Have something done by the event loop's thread."""

@@ -34,7 +34,8 @@ class Stillness:
 
 class Watchdog:
     """`signs` are values, each with the sentence about it if it does not change for `limit` seconds (0: for ever);
-    `stuck` is called once with that sentence, after the stacks of all threads are in the log."""
+    `stuck` is called with that sentence, after the stacks of all threads are in the log: once, until it has changed
+    again."""
 
     def __init__(
         self,
@@ -55,14 +56,15 @@ class Watchdog:
         self._over.set()
 
     def _run(self) -> None:
+        told = None
         while not self._over.wait(min(TICK_S, self._limit / 4 or TICK_S)):
             longest = {sentence: self._still[sentence].look(sign()) for sentence, sign in self._signs.items()}
             late = next((sentence for sentence, seconds in longest.items() if seconds > self._limit > 0), None)
-            if late is not None:
+            if late is not None and late != told:
                 log.critical("%s for %.0f seconds; all threads:", late, longest[late])
                 write_stacks()
                 self._stuck(f"{late} for {longest[late]:.0f} seconds")
-                return
+            told = late
 
 
 def write_stacks() -> None:
