@@ -1,6 +1,7 @@
 """How long a stream stands still while somebody else's long prompt is read, with slices bounded in time and without.
 
-`python -m bench.served_stalls --size 0.8B --format q4` runs the server's engine thread without HTTP. Speed only: the
+`python -m bench.served_stalls --size 0.8B --format q4` runs the server's engine thread without HTTP. With
+`--picture 1024x768` it is a picture that comes in the middle of the stream, and one that is cancelled. Speed only: the
 weights are random.
 """
 
@@ -85,14 +86,57 @@ def measured(model: LanguageModel, slice_s: float) -> str:
     )
 
 
+def shown(engine: EngineThread, width: int, height: int, seed: int) -> tuple[Ticket, Watch]:
+    """A request about a random picture."""
+    watch, options = Watch(), Options(max_tokens=2, ignore_eos=True, sampling={"temperature": 0})
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    message = {"role": "user", "content": [{"type": "image", "image": image}]}
+    job = engine.model.chat_job([message], None, None, options)
+    watch.asked = time.perf_counter()
+    ticket = Ticket.of(job, options, watch, 0)
+    engine.submit(ticket)
+    return ticket, watch
+
+
+def measured_picture(model: LanguageModel, slice_s: float, width: int, height: int) -> str:
+    """One run: a stream; half a way through it a picture, and then one whose client leaves."""
+    engine_thread.SLICE_S = slice_s
+    model.engine.eyes._kept.clear()
+    engine = WatchedThread(model, plan(model.engine, 4, 8192, available()))
+    threading.Thread(target=engine.run, daemon=True).start()
+    shown(engine, 64, 64, 0)[1].over.wait()  # the tower is loaded
+    stream = asked(engine, 20, 20 * STREAM)
+    time.sleep(1.5)
+    before, (_, seen) = len(stream.times), shown(engine, width, height, 1)
+    seen.over.wait()
+    after = len(stream.times)
+    ticket, _ = shown(engine, width, height, 2)
+    time.sleep(0.5)
+    began = time.perf_counter()
+    engine.cancel(ticket)
+    while engine.waiting:
+        time.sleep(0.001)
+    cancelled = time.perf_counter() - began
+    engine.stop()
+    gaps = [1000 * (b - a) for a, b in pairwise(stream.times)]
+    alone, beside = statistics.median(gaps[: before - 1]), gaps[before - 1 : after - 1]
+    return (
+        f"slice {slice_s:g} s: a token every {alone:.0f} ms alone; while {width} x {height} pixels are seen every "
+        f"{statistics.median(beside):.0f} ms, longest {max(beside):.0f}; first token about the picture after "
+        f"{seen.times[0] - seen.asked:.1f} s; a second one is dropped {1000 * cancelled:.0f} ms after its client left"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="0.8B")
     parser.add_argument("--format", default="q4")
+    parser.add_argument("--picture", metavar="WIDTHxHEIGHT")
     args = parser.parse_args()
-    model = ingot.load(official_shape(args.size, WORK), weights=args.format)
+    size = [int(side) for side in args.picture.split("x")] if args.picture else []
+    model = ingot.load(official_shape(args.size, WORK, vision=bool(size)), weights=args.format)
     for slice_s in (1e9, engine_thread.SLICE_S):
-        print(measured(model, slice_s), flush=True)
+        print(measured_picture(model, slice_s, *size) if size else measured(model, slice_s), flush=True)
 
 
 if __name__ == "__main__":
