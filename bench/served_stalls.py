@@ -103,7 +103,8 @@ def measured_picture(model: LanguageModel, slice_s: float, width: int, height: i
     engine_thread.SLICE_S = slice_s
     model.engine.eyes._kept.clear()
     engine = WatchedThread(model, plan(model.engine, 4, 8192, available()))
-    threading.Thread(target=engine.run, daemon=True).start()
+    thread = threading.Thread(target=engine.run, daemon=True)
+    thread.start()
     shown(engine, 64, 64, 0)[1].over.wait()  # the tower is loaded
     stream = asked(engine, 20, 20 * STREAM)
     time.sleep(1.5)
@@ -118,6 +119,7 @@ def measured_picture(model: LanguageModel, slice_s: float, width: int, height: i
         time.sleep(0.001)
     cancelled = time.perf_counter() - began
     engine.stop()
+    thread.join()
     gaps = [1000 * (b - a) for a, b in pairwise(stream.times)]
     alone, beside = statistics.median(gaps[: before - 1]), gaps[before - 1 : after - 1]
     return (

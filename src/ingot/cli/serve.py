@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import sys
+import threading
 from pathlib import Path
 
 from ingot.cli import chat
@@ -139,7 +140,13 @@ def _serve(args: argparse.Namespace, key: str | None) -> int:
     )
     out = Terminal(sys.stdout)
     finished = serve(settings, lambda: chat.load_model(args), lambda line: out.write(f"ingot serve: {line}\n"), link)
-    return 0 if finished else INTERRUPTED
+    code = 0 if finished else INTERRUPTED
+    if any(thread.name == "engine" for thread in threading.enumerate()):
+        # it is in native code, where nothing can end it, and the interpreter's own end would abort the process
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def _names(model: str, alias: str | None) -> list[str]:

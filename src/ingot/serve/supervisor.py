@@ -143,7 +143,7 @@ class Supervisor:
         link = Link(self._sock.fileno(), orders_read, signs_write)
         killed = _killed_for_memory()
         process = subprocess.Popen(self._command(link), pass_fds=(link.listening, orders_read, signs_write))
-        os.close(orders_read), os.close(signs_write)
+        _close(orders_read, signs_write)
         self._told = 0
         try:
             was_ready, was_silent = self._watched(process, orders, signs)
@@ -151,7 +151,7 @@ class Supervisor:
         finally:
             process.kill()
             process.wait()
-            os.close(orders), os.close(signs)
+            _close(orders, signs)
 
     def _watched(self, process: subprocess.Popen[bytes], orders: int, signs: int) -> tuple[bool, bool]:
         """Until the child has ended, or must be: whether it was ready, whether it was silent."""
@@ -210,6 +210,11 @@ class Supervisor:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _killed_for_memory() -> int:
