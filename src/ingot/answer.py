@@ -15,12 +15,14 @@ P = TypeVar("P")
 @dataclass(frozen=True)
 class Prompt:
     """A text or conversation as the engine takes it: token `ids`, M-RoPE `positions`, int32 [3,T], and its pictures:
-    each has the `rows` of the tokens it takes, its `grid` and its pixels as `patches`."""
+    each has the `rows` of the tokens it takes, its `grid` and its pixels as `patches`. `marks` are pairs of a number of
+    tokens, after which other prompts are likely to go on otherwise, and a kind (`ingot.prompt.marks`)."""
 
     ids: Sequence[int] | np.ndarray
     positions: np.ndarray
     text: str = ""
     visuals: tuple[Any, ...] = ()
+    marks: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass
