@@ -62,6 +62,18 @@ def parser() -> Parser:
     group.add_argument(
         "--cors", metavar="ORIGIN", action="append", default=[], help="web pages of ORIGIN may ask; * all"
     )
+    chat.add_preserving(group)
+    group.add_argument(
+        "--no-idle-prefill",
+        action="store_false",
+        dest="idle_prefill",
+        help="do not read the known part of a conversation's next prompt while there is nothing else to do",
+    )
+    group.add_argument(
+        "--debug-cache",
+        action="store_true",
+        help='tell requests with {"debug": {"cache": true}} where their prompt left what the cache knows, as text',
+    )
     group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
     chat.add_running(made)
     return made
@@ -88,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         context=args.context,
         cache=None if args.cache_ram is None else args.cache_ram * 2**20,
         canary=args.cache_canary,
+        idle_prefill=args.idle_prefill,
+        debug_cache=args.debug_cache,
         **({} if args.queue is None else {"queue": args.queue}),
     )
     out = Terminal(sys.stdout)

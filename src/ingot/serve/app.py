@@ -41,6 +41,8 @@ class Service:
     names: Sequence[str]
     fingerprint: str = ""
     queue: int = QUEUE
+    idle_prefill: bool = True  # read the known part of a conversation's next prompt while there is nothing to do
+    debug_cache: bool = False  # tell clients, where they ask, what the prefix cache has instead of what they sent
     engine: EngineThread | None = None
     state: str = LOADING
     open: int = 0  # requests for answers that have begun to be read and not ended
@@ -233,7 +235,8 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
     if sources == ["messages"]:
         asks.check_media(given["messages"])
         generation = given.get("add_generation_prompt", True)
-        ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation).ids
+        variables = asks.template_variables(given)
+        ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation, **variables).ids
     else:
         ids = tokenizer.encode(given[sources[0]], special=given.get("parse_special", True))
     plain = [int(index) for index in ids]

@@ -19,6 +19,7 @@ from ingot.spec.text_file import shown
 
 COMPLETION_TOKENS = 16  # of a completion where max_tokens is not given: OpenAI's
 _OPTIONS = ("n", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "preset", "dry_sequence_breakers")
+_CACHING = ("cache_prompt", "cache_salt")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], pla
     _check_strict(given.get("tools", ()))
     limit = _max_tokens(given)
     options = _options(given, limit or CHAT_TOKENS, given.get("logprobs", False), given.get("top_logprobs", 0))
-    job = model.chat_job(given["messages"], tools, thinking(given), options)
+    job = model.chat_job(given["messages"], tools, thinking(given), options, **template_variables(given))
     return _fitting([job], options, given, limit, model, plan, chat=True)
 
 
@@ -64,6 +65,11 @@ def thinking(given: Mapping[str, Any]) -> bool | None:
     if asked:
         raise bad("reasoning_effort is 'none', but enable_thinking is true; one of them is wrong", "reasoning_effort")
     return False
+
+
+def template_variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What else the template is told."""
+    return {name: value for name, value in given.get("chat_template_kwargs", {}).items() if name != "enable_thinking"}
 
 
 def check_media(messages: Sequence[Any]) -> None:
@@ -108,7 +114,7 @@ def _given(
 
 
 def _options(given: Mapping[str, Any], max_tokens: int, logprobs: bool, top: Any) -> Options:
-    said = {name: given[name] for name in _OPTIONS if name in given}
+    said = {name: given[name] for name in (*_OPTIONS, *_CACHING) if name in given}
     sampling = {name: given[name] for name in SAMPLING if name in given}
     return Options(max_tokens=max_tokens, logprobs=logprobs, top_logprobs=top, sampling=sampling, **said)
 

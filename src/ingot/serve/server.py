@@ -44,6 +44,8 @@ class Settings:
     queue: int = QUEUE
     cache: int | None = None  # bytes of snapshots for the prefix cache
     canary: float = 0.0  # share of its hits that are computed again
+    idle_prefill: bool = True
+    debug_cache: bool = False
 
     @property
     def access(self) -> Access:
@@ -57,7 +59,12 @@ class Server(uvicorn.Server):
 
     def __init__(self, settings: Settings, load: Callable[[], LanguageModel], told: Callable[[str], None]) -> None:
         self.settings, self.load, self.told = settings, load, told
-        self.service = Service(settings.names, queue=settings.queue)
+        self.service = Service(
+            settings.names,
+            queue=settings.queue,
+            idle_prefill=settings.idle_prefill,
+            debug_cache=settings.debug_cache,
+        )
         self.error: BaseException | None = None
         self._signals = 0
         config = uvicorn.Config(
