@@ -123,6 +123,7 @@ def record(completion: Completion | ChatCompletion, token: Token, began: float, 
     if not completion.ids:
         usage.prefill_s = now - began
         usage.cached_tokens = token.reuse.cached if token.reuse else 0
+        completion.reuse = token.reuse
     usage.decode_s = now - began - usage.prefill_s
     usage.completion_tokens += 1
     completion.ids.append(token.id)

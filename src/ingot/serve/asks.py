@@ -32,6 +32,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     pixels: int = 0
+    debug_cache: bool = False
 
 
 def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], plan: Plan) -> Ask:
@@ -167,7 +168,8 @@ def _fitting(
     for job in fit:
         model.engine.checked(job.request)
     usage = given.get("stream_options", {}).get("include_usage", False)
-    return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model))
+    debug = given.get("debug", {}).get("cache", False)
+    return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model), debug)
 
 
 def _pixels(jobs: Sequence[Job], model: LanguageModel) -> int:

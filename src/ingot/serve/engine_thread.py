@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ingot.answer import TokenLogprob
 from ingot.answering import Job
+from ingot.engine import Request
 from ingot.engine.sequence import pages_of
 from ingot.language_model import LanguageModel
 from ingot.options import Options
@@ -116,6 +117,10 @@ class EngineThread:
         """End a ticket wherever it is; one that has ended is left alone."""
         self._inbox.put(lambda: self._cancel(ticket))
 
+    def look_ahead(self, request: Request) -> None:
+        """Have a prompt read for the prefix cache when there is nothing else to do."""
+        self._inbox.put(lambda: self._look_ahead(request))
+
     def stop(self) -> None:
         """End everything, and the thread."""
         self._inbox.put(self._stop)
@@ -186,6 +191,13 @@ class EngineThread:
             ticket.mailbox.post([Failed(ApiError(500, self.failure))])
         else:
             self._waiting.append(ticket)
+
+    def _look_ahead(self, request: Request) -> None:
+        try:
+            if not self.failure:
+                self._scheduler.add_idle(request)
+        except Exception as error:  # nobody asked for it, and nobody is to suffer from it
+            log.warning("a prompt could not be read ahead: %s", type(error).__name__)
 
     def _cancel(self, ticket: Ticket) -> None:
         if ticket in self._waiting:
