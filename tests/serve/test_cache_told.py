@@ -145,7 +145,7 @@ def test_what_is_read_ahead_is_the_conversations_own(reciter):
     with serving(lambda: reciter, parallel=2, debug_cache=True, cache=32 << 20) as running:
         reciter.engine.cache.clear()
         running.chat(LONG, cache_salt="ann")
-        running.server.service.reader.submit(int).result()
+        running.server.service.ahead.submit(int).result()
         said = {"role": "assistant", "content": "yes"}
         messages = [user(LONG), said, user("hello")]
         for salt, warm in (("bob", False), ("ann", True)):

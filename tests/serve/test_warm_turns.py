@@ -67,7 +67,7 @@ def ask(served, messages, **more):
     assert status == 200, answer
     engine = served.server.service.engine
     until(lambda: not served.server.service.open)
-    served.server.service.reader.submit(int).result()  # what it reads ahead is with the engine now
+    served.server.service.ahead.submit(int).result()  # what it reads ahead is with the engine now
     until(lambda: not engine.busy and engine._inbox.empty())
     return answer
 

@@ -55,6 +55,8 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     # one thread: the rendering of a template holds a lock anyway, and the loop's own thread must never wait for one
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
+    # another one, so that a request need not wait for the rendering of what may come next
+    ahead: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ahead"))
 
     def ready(self) -> EngineThread:
         """The engine; ApiError while it cannot take requests."""
@@ -93,7 +95,7 @@ class Service:
     def look_ahead(self, engine: EngineThread, job: Job, completion: Any) -> None:
         """Have the known part of a conversation's next prompt read when there is nothing else to do."""
         if self.state == READY:
-            self.reader.submit(_look_ahead, engine, job, completion)
+            self.ahead.submit(_look_ahead, engine, job, completion)
 
     async def read(self, make: Callable[..., Any], *given: Any) -> Any:
         """`make(*given)` in the reader's thread; ApiError for a sentence of the prompt's or the engine's rules."""

@@ -91,7 +91,8 @@ class Server(uvicorn.Server):
         if self.service.engine is not None:
             self.service.engine.stop()
             await asyncio.to_thread(thread.join, STOP_S)
-        self.service.reader.shutdown(wait=False, cancel_futures=True)
+        for executor in (self.service.reader, self.service.ahead):
+            executor.shutdown(wait=False, cancel_futures=True)
         if self.error is not None:
             raise self.error
 
