@@ -26,7 +26,7 @@ def m(tmp_path_factory):
 @pytest.mark.parametrize("thinking", [False, True])
 def test_warm_turns_have_the_bits_of_cold_ones(m, thinking, keeps):
     """Letters that BPE would merge are said one by one: each echo is put back as it was made."""
-    letters = {index: 60.0 for index in m.tokenizer.encode("w o r l d h e")}
+    letters = dict.fromkeys(m.tokenizer.encode("w o r l d h e"), 60.0)
     m.engine.cache.clear()
     messages, spliced = [SYSTEM], 0
     kwargs = {"preserve_thinking": keeps}
