@@ -31,7 +31,9 @@ RULES = {
     "options": "engine prompt spec numpy",
     "receiving": "answer engine prompt",
     "answering": "answer options engine prompt numpy",
-    "language_model": "answer answering options receiving engine prompt spec numpy",
+    "divergence": "engine prompt numpy",
+    "encoding": "answer engine prompt spec numpy",
+    "language_model": "answer answering encoding options receiving engine prompt spec numpy",
     "grounding": "~prompt ~PIL",
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
@@ -44,7 +46,7 @@ RULES = {
     "speed": "engine store spec numpy",
     "eval": "ingot language_model answer numpy",
     "verify": "ingot language_model answer engine ops.native prompt store spec speed memory numpy ~torch ~transformers",
-    "serve": "ingot answer answering language_model options engine memory prompt spec starlette uvicorn",
+    "serve": "ingot answer answering divergence language_model options engine memory prompt spec starlette uvicorn",
     "cli": "ingot loading language_model answer options engine model ops ops.native prompt store spec speed memory "
     "grounding pixels eval serve train verify ~numpy ~prompt_toolkit ~huggingface_hub",
 }

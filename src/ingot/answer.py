@@ -15,12 +15,14 @@ P = TypeVar("P")
 @dataclass(frozen=True)
 class Prompt:
     """A text or conversation as the engine takes it: token `ids`, M-RoPE `positions`, int32 [3,T], and its pictures:
-    each has the `rows` of the tokens it takes, its `grid` and its pixels as `patches`."""
+    each has the `rows` of the tokens it takes, its `grid` and its pixels as `patches`. `marks` are pairs of a number of
+    tokens, after which other prompts are likely to go on otherwise, and a kind (`ingot.prompt.marks`)."""
 
     ids: Sequence[int] | np.ndarray
     positions: np.ndarray
     text: str = ""
     visuals: tuple[Any, ...] = ()
+    marks: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass
@@ -61,7 +63,8 @@ class TokenLogprob:
 @dataclass
 class Completion:
     """A continued text. `ids` includes the stop id, `text` neither it nor the stop string; finish_reason "stop" or
-    "length". `logprobs`, if they were asked for, has one for each id; `seed` is what its draws came from."""
+    "length". `logprobs`, if they were asked for, has one for each id; `seed` is what its draws came from; `reuse` tells
+    what the prefix cache did for its prompt (`ingot.engine.Reuse`)."""
 
     text: str = ""
     ids: list[int] = field(default_factory=list)
@@ -69,6 +72,7 @@ class Completion:
     usage: Usage = field(default_factory=Usage)
     logprobs: list[TokenLogprob] | None = None
     seed: int | None = None
+    reuse: Any = None
 
 
 @dataclass
@@ -76,7 +80,7 @@ class ChatCompletion:
     """A message. finish_reason is "stop", "length" or "tool_calls"; `reasoning` is None when the model did not think.
 
     `incomplete_call` is a tool call that the end of the answer cut off: it must not be run. `ids`, `logprobs` (one for
-    each id) and `seed` as in Completion.
+    each id), `seed` and `reuse` as in Completion.
     """
 
     content: str = ""
@@ -88,6 +92,7 @@ class ChatCompletion:
     usage: Usage = field(default_factory=Usage)
     logprobs: list[TokenLogprob] | None = None
     seed: int | None = None
+    reuse: Any = None
 
     @property
     def message(self) -> dict[str, Any]:

@@ -23,11 +23,13 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True)
 class Job:
     """A request, what to call its prompt in an error, and who makes receivers of its answers: from a search for stop
-    strings, the request, and what the completion begins with."""
+    strings, the request, and what the completion begins with. `next_turn` makes of a completion what can be read of the
+    conversation's next prompt before it is known (None: nothing)."""
 
     where: str
     request: Request
     receiver: Callable[[StopText, Request, dict[str, Any]], Any]
+    next_turn: Callable[[Any], Request | None] = lambda completion: None
 
     def receivers(self, options: Options) -> list[Any]:
         """A receiver for each of the request's answers."""

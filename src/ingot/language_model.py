@@ -11,23 +11,16 @@ import numpy as np
 
 from ingot.answer import ChatCompletion, Completion, Prompt
 from ingot.answering import Job, Progress, answer, are_conversations, are_prompts, each, named
-from ingot.engine import Engine, Request, Visual
+from ingot.encoding import Chat, Encoder, Messages, text_positions
+from ingot.engine import Engine, Mark, Request
 from ingot.options import DRY_BREAKERS, Options
-from ingot.prompt import (
-    ChatTemplate,
-    Medium,
-    OutputParser,
-    Tokenizer,
-    opens_thinking,
-    render_with_media,
-)
-from ingot.prompt.media import TEXT_ONLY, AllowUrls, Picture, Preprocessor, expand, open_image, open_video
+from ingot.prompt import ChatTemplate, OutputParser, Tokenizer, opens_thinking
+from ingot.prompt.media import AllowUrls, Preprocessor
 from ingot.prompt.stop import StopText
 from ingot.receiving import ChatReceiver, TextReceiver
 from ingot.spec import Config
 from ingot.spec.presets import preset_thinking
 
-Messages = Sequence[Mapping[str, Any]]
 # Tokens an answer may have unless the caller says: a raw continuation may never stop by itself; a conversation does,
 # and the model cards advise 32k.
 GENERATE_TOKENS, CHAT_TOKENS = 256, 32_768
@@ -55,7 +48,9 @@ class LanguageModel:
         self.checkpoint: Any = None  # what `ingot.load` read it from, and the format in which it holds the matrices
         self.weights = ""
         self.generation_config = dict(generation_config or {})
+        self.chat_template_kwargs: dict[str, Any] = {}  # of the template, where a call does not say otherwise
         self.stop_ids = tokenizer.stop_ids(eos_ids) if tokenizer else frozenset(eos_ids)
+        self._encoder = Encoder(engine.config, tokenizer, template, preprocessor, allow_urls) if tokenizer else None
 
     @property
     def config(self) -> Config:
@@ -77,20 +72,9 @@ class LanguageModel:
         data: URL, and videos, {"type": "video", "video": path, bytes or list of frames}. Control tokens written in the
         text are control tokens, as everywhere in this ecosystem.
         """
-        tokenizer = self._tokenizer()
-        media: list[Medium] = []
-        if not isinstance(text, str):
-            text, media = render_with_media(text, tools, self.template, add_generation_prompt, thinking, **variables)
-        ids = tokenizer.encode(text)
-        if not media:
-            return Prompt(ids, _text_positions(len(ids)), text)
-        pictures = [self._picture(medium) for medium in media]
-        expanded = expand(np.asarray(ids), pictures, self.config, tokenizer.encode)
-        visuals = tuple(
-            Visual(rows, picture.grid, picture.patches, picture.digest)
-            for rows, picture in zip(expanded.rows, pictures, strict=True)
-        )
-        return Prompt(expanded.ids, expanded.positions, text, visuals)
+        if isinstance(text, str):
+            return self.encoder.text(text)
+        return self.encoder.chat(self._chat(text, tools, thinking, variables), add_generation_prompt)
 
     def logits(self, prompt: str | Sequence[int] | Prompt, chunk: int | None = None) -> np.ndarray:
         """float32 [T, vocab_size]: each token's prediction of the next. `chunk` tokens a pass: 1 decodes, None
@@ -112,6 +96,8 @@ class LanguageModel:
         top_logprobs: int = 0,
         preset: str | None = None,
         dry_sequence_breakers: Sequence[str] = DRY_BREAKERS,
+        cache_prompt: bool = True,
+        cache_salt: str = "",
         stream: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -132,7 +118,8 @@ class LanguageModel:
         Ends at a stop id of the model (never with ignore_eos), at `stop` strings or `stop_token_ids`, after max_tokens
         (256), or at the end of the context; no stop id is chosen before min_tokens. `logprobs` tells how likely the
         model itself found each token, before anything that steers the choice, and the top_logprobs (0 to 20) likeliest.
-        A prompt given as ids may lack a tokenizer: the text is then empty.
+        A prompt given as ids may lack a tokenizer: the text is then empty. With cache_prompt=False neither the prefix
+        cache nor what is remembered of answers is read or written; those of another `cache_salt` are never touched.
         """
         options = Options(
             max_tokens=GENERATE_TOKENS if max_tokens is None else max_tokens,
@@ -145,6 +132,8 @@ class LanguageModel:
             top_logprobs=top_logprobs,
             preset=preset,
             dry_sequence_breakers=dry_sequence_breakers,
+            cache_prompt=cache_prompt,
+            cache_salt=cache_salt,
             sampling=sampling,
         )
         several = are_prompts(prompt)
@@ -167,6 +156,8 @@ class LanguageModel:
         top_logprobs: int = 0,
         preset: str | None = None,
         dry_sequence_breakers: Sequence[str] = DRY_BREAKERS,
+        cache_prompt: bool = True,
+        cache_salt: str = "",
         stream: bool = False,
         batch_size: int | None = None,
         progress: Progress | None = None,
@@ -176,10 +167,10 @@ class LanguageModel:
         """The next turn of a conversation: a ChatCompletion, or with stream=True a Stream of `Delta`s.
 
         Messages and tools are OpenAI's; a list of conversations gives the list of their turns. `chat_template_kwargs`
-        are the template's own variables, as preserve_thinking of Qwen3.6's. The parameters are those of `generate`, by
-        the card's values for the thinking mode; max_tokens is 32,768. A `preset` that the card has for one mode only
-        decides about thinking where `thinking` is None. `stop` strings are looked for in the content, not in reasoning
-        or tool calls.
+        are the template's own variables, and preserve_thinking, which keeps the reasoning of all turns. The other
+        parameters are those of `generate`, by the card's values for the thinking mode; max_tokens is 32,768. A `preset`
+        that the card has for one mode only decides about thinking where `thinking` is None. `stop` strings are looked
+        for in the content, not in reasoning or tool calls.
         """
         options = Options(
             max_tokens=CHAT_TOKENS if max_tokens is None else max_tokens,
@@ -192,6 +183,8 @@ class LanguageModel:
             top_logprobs=top_logprobs,
             preset=preset,
             dry_sequence_breakers=dry_sequence_breakers,
+            cache_prompt=cache_prompt,
+            cache_salt=cache_salt,
             sampling=sampling,
         )
         several = are_conversations(messages)
@@ -221,10 +214,25 @@ class LanguageModel:
         if options.preset is not None and thinking is None:
             thinking = preset_thinking(self.config.text, options.preset)
         with named(where):
-            prompt = self.encode(messages, tools, thinking, **variables)
-            thinks = opens_thinking(prompt.text)
-            receiver = partial(self._turn, thinks, list(tools) if tools else None)
-            return Job(where, self._request(prompt, options, thinks), receiver)
+            chat = self._chat(messages, tools, thinking, variables)
+            prompt = self.encoder.chat(chat, salt=options.cache_salt if options.cache_prompt else None)
+            receiver = partial(self._turn, opens_thinking(prompt.text), list(tools) if tools else None)
+            request = self._request(prompt, options, opens_thinking(prompt.text))
+            return Job(where, request, receiver, partial(self._next_turn, chat, request))
+
+    def _next_turn(self, chat: Chat, request: Request, completion: ChatCompletion) -> Request | None:
+        """What can be read of the prompt after the next one before it is known; None where nothing can."""
+        if not request.cache or completion.finish_reason not in ("stop", "tool_calls"):
+            return None
+        answer = completion.message
+        said = [message for message in chat.messages if message.get("role") == "assistant"]
+        if said and not any(message.get("reasoning_content") or message.get("reasoning") for message in said):
+            answer.pop("reasoning_content", None)  # this client does not send it back
+        prompt = self.encoder.next_turn(chat, answer, request.salt)
+        if prompt is None or len(prompt.ids) >= self.engine.context:
+            return None
+        marks = (*_marks(prompt), Mark(len(prompt.ids), "turn"))
+        return Request(prompt.ids, prompt.positions, max_tokens=1, marks=marks, salt=request.salt)
 
     def _text(self, stops: StopText, request: Request, begun: dict[str, Any]) -> TextReceiver:
         return TextReceiver(Completion(**begun), stops, request.stop_ids, self.tokenizer)
@@ -232,8 +240,9 @@ class LanguageModel:
     def _turn(
         self, thinks: bool, tools: Messages | None, stops: StopText, request: Request, begun: dict[str, Any]
     ) -> ChatReceiver:
-        parser = OutputParser(thinking=thinks, tools=tools)
-        return ChatReceiver(ChatCompletion(**begun), stops, request.stop_ids, self._tokenizer(), parser)
+        parser, encoder = OutputParser(thinking=thinks, tools=tools), self.encoder
+        remember = partial(encoder.answers.remember, request.ids, salt=request.salt) if request.cache else None
+        return ChatReceiver(ChatCompletion(**begun), stops, request.stop_ids, encoder.tokenizer, parser, remember)
 
     def _request(self, prompt: Prompt, options: Options, thinking: bool) -> Request:
         given = frozenset(map(int, options.stop_token_ids))
@@ -249,6 +258,9 @@ class LanguageModel:
             banned_ids=self.stop_ids - given if options.ignore_eos else frozenset(),
             logprobs=options.top_logprobs if options.logprobs else None,
             breaks=options.breaks(self.tokenizer),
+            marks=_marks(prompt),
+            cache=options.cache_prompt,
+            salt=options.cache_salt,
         )
 
     def _thinks_of(self, prompt: Prompt, preset: str | None) -> bool:
@@ -258,17 +270,6 @@ class LanguageModel:
         mode = preset_thinking(self.config.text, preset)
         return opens_thinking(prompt.text) if mode is None else mode
 
-    def _picture(self, medium: Medium) -> Picture:
-        if self.preprocessor is None:
-            raise ValueError(f"{medium.where}: {TEXT_ONLY}")
-        try:
-            if medium.kind == "image":
-                return self.preprocessor.image(open_image(medium.source, self.allow_urls), medium.max_pixels)
-            bounds = medium.fps, medium.max_pixels, medium.max_frames
-            return open_video(medium.source, self.preprocessor, *bounds, self.allow_urls)
-        except ValueError as error:
-            raise ValueError(f"{medium.where}: {error}") from None
-
     def _prompt(self, prompt: str | Sequence[int] | Prompt) -> Prompt:
         if isinstance(prompt, Prompt):
             return prompt
@@ -277,15 +278,22 @@ class LanguageModel:
         if prompt is None or isinstance(prompt, bytes | Mapping):
             raise ValueError(f"prompt is {type(prompt).__name__}; a text, token ids or a Prompt is needed")
         ids = np.asarray(prompt)
-        return Prompt(ids, _text_positions(ids.size))
+        return Prompt(ids, text_positions(ids.size))
 
-    def _tokenizer(self) -> Tokenizer:
-        if self.tokenizer is None:
+    @property
+    def encoder(self) -> Encoder:
+        """What makes prompts of texts and messages; ValueError for a model without a tokenizer."""
+        if self._encoder is None:
             raise ValueError(
                 f"{self.path}: holds no tokenizer.json or vocab.json, so this model takes token ids, not text"
             )
-        return self.tokenizer
+        return self._encoder
+
+    def _chat(
+        self, messages: Messages, tools: Messages | None, thinking: bool | None, variables: Mapping[str, Any]
+    ) -> Chat:
+        return Chat(messages, tools, thinking, {**self.chat_template_kwargs, **variables})
 
 
-def _text_positions(tokens: int) -> np.ndarray:
-    return np.tile(np.arange(tokens, dtype=np.int32), (3, 1))
+def _marks(prompt: Prompt) -> tuple[Mark, ...]:
+    return tuple(Mark(position, kind) for position, kind in prompt.marks)

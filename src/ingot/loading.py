@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -43,6 +43,7 @@ def load(
     allow_urls: AllowUrls = False,
     mmproj: str | os.PathLike[str] | None = None,
     prefix_cache: bool | int = True,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
@@ -67,6 +68,8 @@ def load(
     prefix_cache  True: what was computed for one prompt is kept for those that begin alike, in an eighth of the memory
               that is free, 2 GiB at most; a number: in so many bytes; False: nothing is kept. For the native backend,
               whose answers are the same bits with and without.
+    chat_template_kwargs  variables of the chat template where a call of `chat` does not say otherwise, as
+              {"preserve_thinking": True} (docs/prefix_cache.md).
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -117,6 +120,9 @@ def load(
         checkpoint.path, engine, tokenizer, template, defaults, eos_ids, loaded.written, preprocessor, allow_urls
     )
     made.checkpoint, made.weights = checkpoint, fmt
+    if chat_template_kwargs:
+        made.chat_template_kwargs = dict(chat_template_kwargs)
+        made.encode([{"role": "user", "content": "probe"}])  # or the template's refusal
     return made
 
 

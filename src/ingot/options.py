@@ -47,6 +47,8 @@ class Options:
     top_logprobs: int = 0
     preset: str | None = None
     dry_sequence_breakers: Sequence[str] = DRY_BREAKERS
+    cache_prompt: bool = True
+    cache_salt: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,9 +57,11 @@ class Options:
         _whole("n", self.n, 1, MOST_ANSWERS)
         _whole("min_tokens", self.min_tokens, 0, MOST_TOKENS)
         _whole("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)
-        for name in ("ignore_eos", "logprobs"):
+        for name in ("ignore_eos", "logprobs", "cache_prompt"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+        if not isinstance(self.cache_salt, str):
+            raise ValueError(f"cache_salt is {self.cache_salt!r}; it must be a text")
         if self.top_logprobs and not self.logprobs:
             raise ValueError(f"top_logprobs is {self.top_logprobs}, but logprobs is False\nhint: logprobs=True")
         if self.min_tokens > self.max_tokens:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from ingot.answer import ChatCompletion, Completion, TokenLogprob
@@ -43,7 +43,7 @@ class TextReceiver:
 
 
 class ChatReceiver:
-    """Of a message. `done` once nothing more is wanted."""
+    """Of a message. `done` once nothing more is wanted; `remember` is then called with its ids but for the stop id."""
 
     def __init__(
         self,
@@ -52,10 +52,11 @@ class ChatReceiver:
         stop_ids: frozenset[int],
         tokenizer: Tokenizer,
         parser: OutputParser,
+        remember: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
         self.completion, self.done = completion, False
         self._stops, self._stop_ids, self._tokenizer, self._parser = stops, stop_ids, tokenizer, parser
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder, self._remember = StreamDecoder(tokenizer), remember
         self._reasons = bool(parser.thinking)
         self._told = 0  # logprobs that went out with a delta
 
@@ -69,6 +70,8 @@ class ChatReceiver:
         if self.done:
             reason = "stop" if ended or self._stops.hit else "length"
             self.completion.finish_reason = "tool_calls" if self.completion.tool_calls and reason == "stop" else reason
+            if self._remember is not None:
+                self._remember(self.completion.ids[:-1] if ended else self.completion.ids)
         return self._with_logprobs(deltas)
 
     def _deltas(self, token: Token, ended: bool) -> Iterator[Delta]:
@@ -120,6 +123,7 @@ def record(completion: Completion | ChatCompletion, token: Token, began: float, 
     if not completion.ids:
         usage.prefill_s = now - began
         usage.cached_tokens = token.reuse.cached if token.reuse else 0
+        completion.reuse = token.reuse
     usage.decode_s = now - began - usage.prefill_s
     usage.completion_tokens += 1
     completion.ids.append(token.id)

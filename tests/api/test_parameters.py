@@ -251,6 +251,20 @@ def chat_template_kwargs(m):
     assert kept > m.chat(turns, max_tokens=1).usage.prompt_tokens
 
 
+def cache_prompt(m):
+    m.chat(MESSAGES, cache_prompt=False, max_tokens=2)
+    assert len(m.encoder.answers) == 0
+    m.chat(MESSAGES, max_tokens=2)
+    assert len(m.encoder.answers) > 0
+
+
+def cache_salt(m):
+    m.chat(MESSAGES, cache_salt="ann", max_tokens=2)
+    known = len(m.encoder.answers)
+    m.chat(MESSAGES, cache_salt="bob", max_tokens=2)
+    assert len(m.encoder.answers) == 2 * known
+
+
 ROWS = {
     row.__name__: row
     for row in (
@@ -283,6 +297,8 @@ ROWS = {
         thinking,
         tools,
         chat_template_kwargs,
+        cache_prompt,
+        cache_salt,
     )
 }
 
@@ -310,6 +326,8 @@ BAD = [
     ({"min_tokens": -1}, "min_tokens is -1"),
     ({"min_tokens": 9, "max_tokens": 8}, "min_tokens is 9, more than max_tokens, which is 8"),
     ({"ignore_eos": 1}, "ignore_eos is 1"),
+    ({"cache_prompt": 1}, "cache_prompt is 1; it must be True or False"),
+    ({"cache_salt": b"x"}, "cache_salt is b'x'; it must be a text"),
     ({"logit_bias": [5]}, "logit_bias is [5]; it must be a mapping"),
     ({"logit_bias": {"a": 1}}, "logit_bias holds 'a'; its keys are token ids"),
     ({"logit_bias": {-1: 1}}, "logit_bias holds -1"),

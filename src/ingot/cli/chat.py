@@ -45,6 +45,7 @@ def parser() -> Parser:
     made.add_argument("--max-pixels", metavar="N", type=int, help="see pictures with N pixels at most (1,024 a token)")
     made.add_argument("--system", metavar="TEXT", help="the system message")
     add_thinking(made, "reason before answering, or not (default: the model's)")
+    add_preserving(made)
     show = made.add_mutually_exclusive_group()
     show.add_argument(
         "--show-thinking", action="store_true", default=None, help="show the reasoning, on stderr with -p"
@@ -64,6 +65,12 @@ def parser() -> Parser:
 def add_thinking(parser: argparse.ArgumentParser, what: str) -> None:
     """--think and --no-think, into args.think: True, False or None."""
     parser.add_argument("--think", action=_Thinking, help=what)
+
+
+def add_preserving(parser: Any) -> None:
+    """--preserve-thinking, for `load_model`."""
+    what = "keep the reasoning of earlier turns in the prompt, which Qwen3.5's template drops (docs/prefix_cache.md)"
+    parser.add_argument("--preserve-thinking", action="store_true", help=what)
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +178,7 @@ def load_model(args: argparse.Namespace) -> Any:
             cache=not args.no_cache,
             allow_urls=getattr(args, "allow_urls", False),
             mmproj=args.mmproj,
+            chat_template_kwargs={"preserve_thinking": True} if getattr(args, "preserve_thinking", False) else None,
             progress=line.at_bytes,
         )
     if model.cache_file:

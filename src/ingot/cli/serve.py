@@ -82,6 +82,18 @@ def parser() -> Parser:
     )
     group.add_argument("--no-supervisor", action="store_true", help="one process, not started again after a crash")
     group.add_argument("--supervised", metavar="FILES", help=argparse.SUPPRESS)  # what the supervisor tells its child
+    chat.add_preserving(group)
+    group.add_argument(
+        "--no-idle-prefill",
+        action="store_false",
+        dest="idle_prefill",
+        help="do not read the known part of a conversation's next prompt while there is nothing else to do",
+    )
+    group.add_argument(
+        "--debug-cache",
+        action="store_true",
+        help='tell requests with {"debug": {"cache": true}} where their prompt left what the cache knows, as text',
+    )
     group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
     chat.add_running(made)
     return made
@@ -136,6 +148,8 @@ def _serve(args: argparse.Namespace, key: str | None) -> int:
         cache=None if args.cache_ram is None else args.cache_ram * 2**20,
         canary=args.cache_canary,
         drain=args.drain,
+        idle_prefill=args.idle_prefill,
+        debug_cache=args.debug_cache,
         **{name: getattr(args, name) for name in ("queue", "watchdog") if getattr(args, name) is not None},
     )
     out = Terminal(sys.stdout)

@@ -6,6 +6,7 @@ from ingot.prompt.bpe import ADDED_TOKENS, SPLIT_PATTERN, AddedToken, byte_alpha
 from ingot.prompt.codec import OutputParser, random_call_id
 from ingot.prompt.messages import Medium, normalise_messages, normalise_tools
 from ingot.prompt.output import Delta, ParsedMessage, ToolCallDelta
+from ingot.prompt.splice import AnswerMemory
 from ingot.prompt.template import (
     ChatTemplate,
     default_template,
@@ -15,11 +16,13 @@ from ingot.prompt.template import (
     render_with_media,
 )
 from ingot.prompt.tokenizer import StreamDecoder, Tokenizer
+from ingot.prompt.turns import TurnTokens
 
 __all__ = [
     "ADDED_TOKENS",
     "SPLIT_PATTERN",
     "AddedToken",
+    "AnswerMemory",
     "ChatTemplate",
     "Delta",
     "Medium",
@@ -28,6 +31,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "ToolCallDelta",
+    "TurnTokens",
     "byte_alphabet",
     "default_template",
     "default_thinking",

@@ -1,8 +1,8 @@
 """OpenAI-style messages and tools, checked and brought to the one form that chat templates take.
 
 Out: role is system, user, assistant or tool; content is a str, or a list of parts where there are pictures; the
-arguments of tool calls are dicts; reasoning is in both `reasoning_content` and `reasoning`. The caller's objects are
-copied, never changed. Errors name the place: `messages[2].tool_calls[0].function.arguments`.
+arguments of tool calls are dicts; reasoning is in both `reasoning_content` and `reasoning`; cache breakpoints are left
+out. The caller's objects are copied, never changed. Errors name the place: `messages[2].tool_calls[0].function.name`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ingot.prompt.breakpoints import without_breakpoint
 from ingot.prompt.outside_text import check_unicode
 from ingot.spec.text_file import shown
 
@@ -99,7 +100,7 @@ def normalise_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str,
 
 
 def _message(message: Any, where: str) -> dict[str, Any]:
-    fields = _mapping(message, where)
+    fields = without_breakpoint(_mapping(message, where), where)
     role = fields.get("role")
     if role == "developer":
         role = "system"
@@ -142,7 +143,7 @@ def _content(message: Mapping[str, Any], role: str, where: str) -> str | list[An
 
 def _part(part: Any, where: str) -> Any:
     """The text of a part, or its `Medium`."""
-    fields = _mapping(part, where)
+    fields = without_breakpoint(_mapping(part, where), where)
     named = next((name for name in _MEDIA_FIELDS if name in fields), None)
     kind = fields.get("type", named or "text")
     if kind in _MEDIA_FIELDS:
@@ -236,16 +237,16 @@ def _parse_arguments(text: str, where: str) -> Any:
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:
-    fields = _mapping(tool, where)
+    fields = without_breakpoint(_mapping(tool, where), where)
     if fields.get("type") != "function":
         _wrong(f"{where}.type", fields.get("type"), "'function', with the definition under 'function'")
-    definition = _mapping(fields.get("function"), f"{where}.function")
+    definition = without_breakpoint(_mapping(fields.get("function"), f"{where}.function"), f"{where}.function")
     _wire_name(definition.get("name"), f"{where}.function.name")
     if definition.get("description") is not None:
         _text(definition["description"], f"{where}.function.description")
     if definition.get("parameters") is not None:
         _check_parameters(definition["parameters"], f"{where}.function.parameters")
-    copied: dict[str, Any] = _json_value(tool, where)
+    copied: dict[str, Any] = _json_value({**fields, "function": definition}, where)
     return copied
 
 

@@ -18,6 +18,8 @@ from ingot.spec.text_file import one_line
 # Characters of source. The official ones have under 8,000; hostile ones of this length take seconds to compile.
 SOURCE_LIMIT = 100_000
 _PROBE = [{"role": "user", "content": "probe"}]
+# How Qwen3.5's templates ask whether a turn is rendered with its reasoning. Those of Qwen3.6 ask for the variable, too.
+_IS_RECENT = "loop.index0 > ns.last_query_index"
 _NAMES_OF_RENDER = ("messages", "tools", "documents", "add_generation_prompt", "enable_thinking")
 
 
@@ -69,8 +71,9 @@ def render(
     """The prompt text of OpenAI-style `messages` and `tools` under `template` (None: Ingot's own).
 
     thinking True or False sets `enable_thinking`; None leaves it unset, so that the template's own default holds.
-    Other keyword arguments are handed to the template (`preserve_thinking=True`, ...). Raises ValueError for malformed
-    messages or tools, for a template that refuses them, fails, or exceeds the sandbox's bounds.
+    Other keyword arguments are handed to the template. `preserve_thinking=True` keeps the reasoning of all turns, under
+    Qwen3.5's templates too, which do not know it. Raises ValueError for malformed messages or tools, for a template
+    that refuses them, fails, or exceeds the sandbox's bounds.
     """
     return render_with_media(messages, tools, template, add_generation_prompt, thinking, **variables)[0]
 
@@ -103,6 +106,8 @@ def render_with_media(
         "add_generation_prompt": add_generation_prompt,
     }
     source = chosen.tool_source if tool_list and chosen.tool_source else chosen.source
+    if variables.get("preserve_thinking") is True:
+        source = _preserving(source, chosen.origin)
     return _run(source, chosen.origin, values), media
 
 
@@ -121,6 +126,15 @@ def default_template() -> ChatTemplate:
     """Ingot's own template, in the Qwen3.5 wire format; its variable `thinking_default` is used when thinking=None."""
     source = resources.files("ingot.prompt").joinpath("default_template.jinja").read_text(encoding="utf-8")
     return ChatTemplate(source, "Ingot's own chat template")
+
+
+def _preserving(source: str, origin: str) -> str:
+    """A template that takes `preserve_thinking`: itself, or one of Qwen3.5's that was taught to."""
+    if "preserve_thinking" in source:
+        return source
+    if source.count(_IS_RECENT) != 1:
+        raise ValueError(f"preserve_thinking is True, but {origin} has no way to keep the reasoning of earlier turns.")
+    return source.replace(_IS_RECENT, f"(preserve_thinking or {_IS_RECENT})")
 
 
 def _as_template(template: ChatTemplate | str | None) -> ChatTemplate:

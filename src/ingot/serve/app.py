@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from ingot.answering import Job
+from ingot.divergence import cache_report
 from ingot.language_model import LanguageModel
 from ingot.prompt import Tokenizer
 from ingot.serve import asks, fields
@@ -44,6 +47,8 @@ class Service:
     fingerprint: str = ""
     queue: int = QUEUE
     watchdog: float = most("step")
+    idle_prefill: bool = True  # read the known part of a conversation's next prompt while there is nothing to do
+    debug_cache: bool = False  # tell clients, where they ask, what the prefix cache has instead of what they sent
     engine: EngineThread | None = None
     state: str = LOADING
     open: int = 0  # requests for answers that have begun to be read and not ended
@@ -54,6 +59,8 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     # one thread: the rendering of a template holds a lock anyway, and the loop's own thread must never wait for one
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
+    # another one, so that a request need not wait for the rendering of what may come next
+    ahead: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ahead"))
 
     def ready(self) -> EngineThread:
         """The engine; ApiError while it cannot take requests."""
@@ -95,6 +102,11 @@ class Service:
         self.pixels -= pixels
         if not self.open:
             self.emptied()
+
+    def look_ahead(self, engine: EngineThread, job: Job, completion: Any) -> None:
+        """Have the known part of a conversation's next prompt read when there is nothing else to do."""
+        if self.state == READY:
+            self.ahead.submit(_look_ahead, engine, job, completion)
 
     async def read(self, make: Callable[..., Any], *given: Any) -> Any:
         """`make(*given)` in the reader's thread; ApiError for a sentence of the prompt's or the engine's rules."""
@@ -150,6 +162,8 @@ class Endpoints:
             data = await read_body(request)
             body = await service.read(parse_object, data)
             ask = await service.read(ask_of, body, engine.model, service.names, engine.plan)
+            if ask.debug_cache and not service.debug_cache:
+                raise bad("debug.cache is true, but the server runs without --debug-cache", "debug.cache")
             story.pixels = service.hold(ask.pixels)
             return self._submitted(engine, ask, story)
         except BaseException as error:
@@ -166,7 +180,10 @@ class Endpoints:
         for ticket in tickets:
             engine.submit(ticket)
         service = self.service
-        reply = Reply(ask.chat, service.names[0], service.fingerprint, completions, n, ask.include_usage)
+        debug = partial(_cache_reports, ask.jobs, completions[::n], engine.model) if ask.debug_cache else None
+        reply = Reply(ask.chat, service.names[0], service.fingerprint, completions, n, ask.include_usage, debug)
+        if service.idle_prefill and n == 1:
+            story.answered = lambda: service.look_ahead(engine, ask.jobs[0], completions[0])
         return Answer(mailbox, reply, ask.stream, story)
 
     async def models(self, request: Request) -> Response:
@@ -234,6 +251,21 @@ class Endpoints:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
+def _look_ahead(engine: EngineThread, job: Job, completion: Any) -> None:
+    try:
+        request = job.next_turn(completion)
+    except ValueError:  # the template does not take what was said, so that there is no next turn
+        return
+    if request is not None and len(request.ids) < engine.plan.context:
+        engine.look_ahead(request)
+
+
+def _cache_reports(jobs: Sequence[Job], completions: Sequence[Any], model: LanguageModel) -> dict[str, Any]:
+    """What the prefix cache did for each prompt."""
+    pairs = zip(jobs, completions, strict=True)
+    return {"cache": [cache_report(job.request.ids, made.reuse, _tokenizer(model)) for job, made in pairs]}
+
+
 def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[str], context: int) -> dict[str, Any]:
     tokenizer = _tokenizer(model)
     given = fields.checked(body, fields.TOKENIZE)
@@ -244,7 +276,8 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
     if sources == ["messages"]:
         asks.check_media(given["messages"])
         generation = given.get("add_generation_prompt", True)
-        ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation).ids
+        variables = asks.template_variables(given)
+        ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation, **variables).ids
     else:
         ids = tokenizer.encode(given[sources[0]], special=given.get("parse_special", True))
     plain = [int(index) for index in ids]

@@ -19,6 +19,7 @@ from ingot.spec.text_file import shown
 
 COMPLETION_TOKENS = 16  # of a completion where max_tokens is not given: OpenAI's
 _OPTIONS = ("n", "stop", "stop_token_ids", "min_tokens", "ignore_eos", "preset", "dry_sequence_breakers")
+_CACHING = ("cache_prompt", "cache_salt")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Ask:
     stream: bool = False
     include_usage: bool = False
     pixels: int = 0
+    debug_cache: bool = False
 
 
 def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], plan: Plan) -> Ask:
@@ -41,7 +43,7 @@ def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], pla
     _check_strict(given.get("tools", ()))
     limit = _max_tokens(given)
     options = _options(given, limit or CHAT_TOKENS, given.get("logprobs", False), given.get("top_logprobs", 0))
-    job = model.chat_job(given["messages"], tools, thinking(given), options)
+    job = model.chat_job(given["messages"], tools, thinking(given), options, **template_variables(given))
     return _fitting([job], options, given, limit, model, plan, chat=True)
 
 
@@ -64,6 +66,11 @@ def thinking(given: Mapping[str, Any]) -> bool | None:
     if asked:
         raise bad("reasoning_effort is 'none', but enable_thinking is true; one of them is wrong", "reasoning_effort")
     return False
+
+
+def template_variables(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What else the template is told."""
+    return {name: value for name, value in given.get("chat_template_kwargs", {}).items() if name != "enable_thinking"}
 
 
 def check_media(messages: Sequence[Any]) -> None:
@@ -108,7 +115,7 @@ def _given(
 
 
 def _options(given: Mapping[str, Any], max_tokens: int, logprobs: bool, top: Any) -> Options:
-    said = {name: given[name] for name in _OPTIONS if name in given}
+    said = {name: given[name] for name in (*_OPTIONS, *_CACHING) if name in given}
     sampling = {name: given[name] for name in SAMPLING if name in given}
     return Options(max_tokens=max_tokens, logprobs=logprobs, top_logprobs=top, sampling=sampling, **said)
 
@@ -161,7 +168,8 @@ def _fitting(
     for job in fit:
         model.engine.checked(job.request)
     usage = given.get("stream_options", {}).get("include_usage", False)
-    return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model))
+    debug = given.get("debug", {}).get("cache", False)
+    return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model), debug)
 
 
 def _with_priority(job: Job, priority: int) -> Job:

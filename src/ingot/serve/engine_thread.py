@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ingot.engine import Request
 from ingot.engine.sequence import pages_of
 from ingot.language_model import LanguageModel
 from ingot.serve.errors import ApiError
@@ -58,6 +59,10 @@ class EngineThread:
     def cancel(self, ticket: Ticket) -> None:
         """End a ticket wherever it is; one that has ended is left alone."""
         self._inbox.put(lambda: self._cancel(ticket))
+
+    def look_ahead(self, request: Request) -> None:
+        """Have a prompt read for the prefix cache when there is nothing else to do."""
+        self._inbox.put(lambda: self._look_ahead(request))
 
     def stop(self) -> None:
         """End everything, and the thread."""
@@ -167,6 +172,13 @@ class EngineThread:
             ticket.mailbox.post([Failed(ApiError(500, self.failure))])
         else:
             self._waiting.add(ticket, time.monotonic())
+
+    def _look_ahead(self, request: Request) -> None:
+        try:
+            if not self.failure:
+                self._scheduler.add_idle(request)
+        except Exception as error:  # nobody asked for it, and nobody is to suffer from it
+            log.warning("a prompt could not be read ahead: %s", type(error).__name__)
 
     def _cancel(self, ticket: Ticket) -> None:
         self._waiting.remove(ticket)

@@ -138,7 +138,18 @@ def stream_options(name: str, value: Any) -> dict[str, Any]:
 
 def template_kwargs(name: str, value: Any) -> dict[str, Any]:
     """{"enable_thinking": true}"""
-    return checked(mapping(name, value), {"enable_thinking": flag}, f"{name}.")
+    return checked(mapping(name, value), {"enable_thinking": flag, "preserve_thinking": flag}, f"{name}.")
+
+
+def debug(name: str, value: Any) -> dict[str, Any]:
+    """{"cache": true}"""
+    return checked(mapping(name, value), {"cache": flag}, f"{name}.")
+
+
+def cache_options(name: str, value: Any) -> dict[str, Any]:
+    """{"mode": "explicit", "ttl": "30m"}: OpenAI's. Neither is needed: what stays is decided by use."""
+    modes, lifetimes = only("implicit", "explicit", because=_BY_USE), only("30m", "12h", because=_BY_USE)
+    return checked(mapping(name, value), {"mode": modes, "ttl": lifetimes}, f"{name}.")
 
 
 def response_format(name: str, value: Any) -> dict[str, Any]:
@@ -151,12 +162,15 @@ _STREAM_OPTIONS: dict[str, Check] = {
     "include_usage": flag,
     "include_obfuscation": only(False, because="answers are sent as they are"),
 }
+_BY_USE = "OpenAI has no other; what the prefix cache keeps is decided by use"
 _ALONE = "there is one model and one class of service"
 # Accepted because leaving them out changes no answer.
 HARMLESS: dict[str, Check] = {
     "user": text,
     "safety_identifier": text,
     "prompt_cache_key": text,
+    "prompt_cache_options": cache_options,
+    "prompt_cache_retention": only("in_memory", "24h", because=_BY_USE),
     "metadata": mapping,
     "store": only(False, because="nothing is stored"),
     "service_tier": only("auto", "default", because=_ALONE),
@@ -173,6 +187,9 @@ SHARED: dict[str, Check] = {
     "stop_token_ids": several(int, "ids"),
     "ignore_eos": any_value,
     "preset": text,
+    "cache_prompt": any_value,
+    "cache_salt": text,
+    "debug": debug,
     "dry_sequence_breakers": any_value,
     "logit_bias": bias,
     "stream": flag,
@@ -228,9 +245,6 @@ UNSUPPORTED = {
     "grammar": _NO_GRAMMAR,
     "json_schema": _NO_GRAMMAR,
     "guided_json": _NO_GRAMMAR,
-    "prompt_cache_retention": "there is no prefix cache yet",
-    "prompt_cache_options": "there is no prefix cache yet",
-    "cache_salt": "there is no prefix cache yet",
 }
 
 

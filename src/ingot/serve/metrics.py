@@ -20,12 +20,22 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "prompt_tokens_total": (
         "counter",
         "Tokens of prompts that were answered.",
-        ("vllm:prompt_tokens_total", "llamacpp:prompt_tokens_total"),
+        ("vllm:prompt_tokens_total", "vllm:prefix_cache_queries_total", "vllm:prefix_cache_queries"),
     ),
     "cached_tokens_total": (
         "counter",
         "Tokens of prompts that came from the prefix cache.",
-        ("vllm:prompt_tokens_cached", "llamacpp:prompt_tokens_cached_total"),
+        (
+            "vllm:prompt_tokens_cached",
+            "vllm:prefix_cache_hits_total",
+            "vllm:prefix_cache_hits",
+            "llamacpp:prompt_tokens_cached_total",
+        ),
+    ),
+    "computed_tokens_total": (
+        "counter",
+        "Tokens of prompts that were computed.",
+        ("llamacpp:prompt_tokens_total",),
     ),
     "completion_tokens_total": (
         "counter",

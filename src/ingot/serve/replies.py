@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ class Reply:
     completions: Sequence[Any]
     n: int
     include_usage: bool = False
+    debug: Callable[[], Json] | None = None  # what is told at the end beside OpenAI's fields
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
     _offsets: dict[int, int] = field(default_factory=dict)  # choice -> characters whose logprobs are told
@@ -35,7 +36,7 @@ class Reply:
         """The response without streaming."""
         choice = _chat_choice if self.chat else _text_choice
         choices = [{"index": index, **choice(made)} for index, made in enumerate(self.completions)]
-        return {**self._head(""), "choices": choices, "usage": self.usage()}
+        return {**self._head(""), "choices": choices, "usage": self.usage(), **self._debug()}
 
     def opening(self) -> Iterator[Json]:
         """The first chunks of a stream: a chat's answers begin with their role."""
@@ -57,22 +58,27 @@ class Reply:
         return self._chunk(index, {"text": ""}, self._text_logprobs(index, logprobs), reason)
 
     def last(self) -> Iterator[Json]:
-        """The chunk of the usage, if it was asked for."""
-        if self.include_usage:
-            yield {**self._head(".chunk"), "choices": [], "usage": self.usage()}
+        """The chunk of the usage and of what is told for debugging, if they were asked for."""
+        usage = {"usage": self.usage()} if self.include_usage else {}
+        if told := {**usage, **self._debug()}:
+            yield {**self._head(".chunk"), "choices": [], **told}
 
     def usage(self) -> Json:
         """Tokens read, of each prompt once, and made."""
         read = sum(made.usage.prompt_tokens for made in self.completions[:: self.n])
+        cached = sum(made.usage.cached_tokens for made in self.completions[:: self.n])
         written = sum(made.usage.completion_tokens for made in self.completions)
         reasoning = sum(made.usage.reasoning_tokens for made in self.completions)
         return {
             "prompt_tokens": read,
             "completion_tokens": written,
             "total_tokens": read + written,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {"reasoning_tokens": reasoning},
         }
+
+    def _debug(self) -> Json:
+        return {} if self.debug is None else {"debug": self.debug()}
 
     def _head(self, suffix: str) -> Json:
         kind = f"chat.completion{suffix}" if self.chat else "text_completion"

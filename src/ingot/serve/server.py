@@ -54,6 +54,8 @@ class Settings:
     canary: float = 0.0  # share of its hits that are computed again
     drain: float | None = None
     watchdog: float = most("step")
+    idle_prefill: bool = True
+    debug_cache: bool = False
 
     @property
     def access(self) -> Access:
@@ -73,7 +75,13 @@ class Server(uvicorn.Server):
         link: Link | None = None,
     ) -> None:
         self.settings, self.load, self.told, self.link = settings, load, told, link
-        self.service = Service(settings.names, queue=settings.queue, watchdog=settings.watchdog)
+        self.service = Service(
+            settings.names,
+            queue=settings.queue,
+            watchdog=settings.watchdog,
+            idle_prefill=settings.idle_prefill,
+            debug_cache=settings.debug_cache,
+        )
         self.error: BaseException | None = None
         self.was_cut = False
         self._signals = 0
@@ -106,7 +114,8 @@ class Server(uvicorn.Server):
         if self.service.engine is not None:
             self.service.engine.stop()
             await asyncio.to_thread(thread.join, STOP_S)
-        self.service.reader.shutdown(wait=False, cancel_futures=True)
+        for executor in (self.service.reader, self.service.ahead):
+            executor.shutdown(wait=False, cancel_futures=True)
         if self.error is not None:
             raise self.error
 

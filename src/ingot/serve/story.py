@@ -18,11 +18,12 @@ log = logging.getLogger("ingot.serve")
 
 
 class Story:
-    """Of one request. `over` is called at its end."""
+    """Of one request. `over` is called at its end, `answered` before if it was answered."""
 
     def __init__(self, metrics: Metrics, path: str) -> None:
         self.metrics, self.path = metrics, path
         self.over: Callable[[], None] = lambda: None
+        self.answered: Callable[[], None] = lambda: None
         self.completions: Sequence[Any] = ()
         self.n = 1
         self.pixels = 0
@@ -68,19 +69,25 @@ class Story:
                 self._engine.cancel(ticket)
         usages = [made.usage for made in self.completions]
         read = sum(usage.prompt_tokens for usage in usages[:: self.n])
+        cached = sum(usage.cached_tokens for usage in usages[:: self.n])
         written = sum(usage.completion_tokens for usage in usages)
         seconds = time.monotonic() - self._began
         self.metrics.count("requests_total", endpoint=self.path, status=self._status)
         if written:  # else its prompt may never have been read
             self.metrics.count("prompt_tokens_total", read)
+            self.metrics.count("cached_tokens_total", cached)
+            self.metrics.count("computed_tokens_total", read - cached)
             self.metrics.count("completion_tokens_total", written)
             self.metrics.seconds("request_seconds", seconds)
         log.info(
-            "POST %s %d prompt=%d cached=0 completion=%d ms=%.0f",
+            "POST %s %d prompt=%d cached=%d completion=%d ms=%.0f",
             self.path,
             self._status,
             read,
+            cached,
             written,
             1000 * seconds,
         )
+        if self._status == 200 and self.completions:
+            self.answered()
         self.over()

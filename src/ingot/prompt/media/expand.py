@@ -16,11 +16,18 @@ Array = np.ndarray
 @dataclass(frozen=True)
 class Expanded:
     """`ids` int32 [T], `positions` int32 [3, T] (M-RoPE: temporal, height, width), and for every picture the tokens
-    `rows[i]` that its features take."""
+    `rows[i]` that its features take. `ends` has for each picture how many tokens there were up to its end before and
+    after."""
 
     ids: Array
     positions: Array
     rows: tuple[Array, ...]
+    ends: tuple[tuple[int, int], ...] = ()
+
+    def place(self, tokens: int) -> int:
+        """How many of the ids are what the first `tokens` were; inside of a picture's markup: up to it."""
+        before, after = max((end for end in self.ends if end[0] <= tokens), default=(0, 0))
+        return after + tokens - before
 
 
 def expand(
@@ -47,6 +54,7 @@ def expand(
         )
     parts: list[Array] = []
     runs: list[list[tuple[int, int]]] = []  # (first token, frame) of every picture's runs of pads
+    ends: list[tuple[int, int]] = []
     length, last = 0, 0
 
     def put(piece: Sequence[int] | Array) -> None:
@@ -66,6 +74,7 @@ def expand(
             put(np.full(picture.tokens_a_frame, video if picture.is_video else image))
             if picture.is_video:
                 put([config.vision_end_token_id])
+        ends.append((last, length))
     put(ids[last:])
     whole = np.concatenate(parts)
     rows = tuple(
@@ -73,7 +82,7 @@ def expand(
         for picture, of_one in zip(pictures, runs, strict=True)
     )
     flat = [(at, picture) for picture, of_one in zip(pictures, runs, strict=True) for at, _ in of_one]
-    return Expanded(whole, _positions(length, flat), rows)
+    return Expanded(whole, _positions(length, flat), rows, tuple(ends))
 
 
 def _positions(length: int, runs: Sequence[tuple[int, Picture]]) -> Array:

@@ -1,0 +1,117 @@
+"""The exact tokens of answers, put back where a client echoes their text.
+
+A model may cut a text otherwise than BPE does. Rendered and encoded again, its answer would then be other tokens than
+those that the prefix cache knows. So the tokens of answers are remembered by the bytes that they stand for, and put
+into a prompt in place of tokens that stand for the same bytes: what a prompt says never changes, only how it is cut.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+from threading import Lock
+
+import numpy as np
+
+from ingot.prompt.tokenizer import Tokenizer
+from ingot.prompt.turns import TurnTokens
+
+MOST_TOKENS = 1 << 20  # taste: 4 MB, the answers of several days of one person
+_AFTER_THINKING = b"\n\n"  # what the format has between `</think>` and the words
+
+
+class AnswerMemory:
+    """Remembers answers, the most recent `most_tokens` of them; for several threads. Each `salt` has its own: who does
+    not know it cannot learn what others were told."""
+
+    def __init__(self, tokenizer: Tokenizer, most_tokens: int = MOST_TOKENS) -> None:
+        self._tokenizer, self._turns, self._most = tokenizer, TurnTokens.of(tokenizer), most_tokens
+        self._known: OrderedDict[bytes, np.ndarray] = OrderedDict()  # digest of salt and bytes -> ids
+        self._tokens = 0
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are remembered."""
+        return self._tokens
+
+    def remember(self, prompt: Sequence[int] | np.ndarray, answer: Sequence[int] | np.ndarray, salt: str = "") -> None:
+        """An answer to a prompt, without its stop id: as a turn with its reasoning, and the words after that alone."""
+        ids = np.asarray(prompt, np.int32)
+        begin = None if self._turns is None else self._turns.generation(ids)
+        if begin is None:
+            return
+        body = self._trimmed(np.concatenate([ids[begin:], np.asarray(answer, np.int32)]))
+        self._keep(body, salt)
+        words = self._words(body)
+        if words is not None:
+            self._keep(body[words:], salt)
+
+    def splice(self, ids: Sequence[int] | np.ndarray, salt: str = "") -> np.ndarray:
+        """int32 ids that stand for the same bytes, with the answers among them cut as they were when they were made."""
+        given = np.asarray(ids, np.int32)
+        if self._turns is None or not self._known:
+            return given
+        parts, last = [], 0
+        for begin, end in self._turns.bodies(given):
+            if begin < last:  # a text that opens a turn within a turn
+                continue
+            parts += [given[last:begin], self._spliced(given[begin:end], salt)]
+            last = end
+        return np.concatenate([*parts, given[last:]])
+
+    def _spliced(self, body: np.ndarray, salt: str) -> np.ndarray:
+        known = self._recall(body, salt)
+        if known is not None:
+            return known
+        words = self._words(body)
+        known = None if words is None else self._recall(body[words:], salt)
+        return body if known is None else np.concatenate([body[:words], known])
+
+    def _words(self, body: np.ndarray) -> int | None:
+        """Where the words begin in a turn with a block of reasoning, if a token does there."""
+        assert self._turns is not None
+        closed = np.flatnonzero(body == self._turns.end_think)
+        if not len(closed):
+            return None
+        at, gap = int(closed[0]) + 1, b""
+        while at < len(body) and len(gap) < len(_AFTER_THINKING):
+            gap += self._tokenizer.bytes_of(body[at : at + 1])
+            at += 1
+        return at if gap == _AFTER_THINKING else None
+
+    def _trimmed(self, body: np.ndarray) -> np.ndarray:
+        """Without the tokens of whitespace at its end, which templates leave out."""
+        end = len(body)
+        while end and not self._tokenizer.bytes_of(body[end - 1 : end]).strip():
+            end -= 1
+        return body[:end]
+
+    def _keep(self, ids: np.ndarray, salt: str) -> None:
+        if not 0 < len(ids) <= self._most:
+            return
+        key = _key(self._tokenizer.bytes_of(ids), salt)
+        with self._lock:
+            self._tokens += len(ids) - len(self._known.pop(key, ()))
+            self._known[key] = ids.copy()
+            while self._tokens > self._most:
+                self._tokens -= len(self._known.popitem(last=False)[1])
+
+    def _recall(self, ids: np.ndarray, salt: str) -> np.ndarray | None:
+        """The remembered ids that stand for the bytes of these."""
+        said = self._tokenizer.bytes_of(ids)
+        key = _key(said, salt)
+        with self._lock:
+            known = self._known.get(key)
+            if known is None:
+                return None
+            self._known.move_to_end(key)
+        return known if self._tokenizer.bytes_of(known) == said else None
+
+
+def _key(said: bytes, salt: str) -> bytes:
+    return blake2b(said, digest_size=16, key=blake2b(salt.encode(), digest_size=32).digest()).digest()
