@@ -171,6 +171,7 @@ def load_model(args: argparse.Namespace) -> Any:
             cache=not args.no_cache,
             allow_urls=getattr(args, "allow_urls", False),
             mmproj=args.mmproj,
+            prefix_disk=getattr(args, "cache_disk", False),
             progress=line.at_bytes,
         )
     if model.cache_file:
