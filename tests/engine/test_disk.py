@@ -187,6 +187,14 @@ def test_damage_is_a_miss_and_is_computed_and_written_again(start: Start, tmp_pa
     assert (found, reuse.disk) == (wanted, 240 if kind == SNAPSHOT_RECORD else 0)
 
 
+def test_the_last_token_is_read_whatever_the_disk_has(start: Start) -> None:
+    answer(start(), asked(TEXT[:250], Mark(250, "turn"), Mark(190, "breakpoint")))
+    wanted, _ = answer(engine("bf16", states=0), asked(TEXT[:250]))
+    found, reuse = answer(start(), asked(TEXT[:250]))
+    assert (found, reuse.disk) == (wanted, 190)
+    assert answer(start(), asked(TEXT[:251]))[1].disk == 250
+
+
 def test_another_salt_another_picture_and_no_cache_find_nothing(start: Start) -> None:
     answer(start(), asked(TEXT[:250], Mark(240, "turn"), salt="a"))
     assert answer(start(), asked(TEXT[:250], salt="b"))[1].disk == 0

@@ -132,7 +132,7 @@ class Disk:
         self.states.reserve(sequence, found.position)
         self.states.share(sequence, [node.page for node in found.nodes], PAGE * len(found.nodes))
         if not self._read(sequence, found):
-            self._empty(sequence)
+            self._empty(sequence, found.nodes)
             return None
         sequence.length = found.position
         self.cache.extend(sequence)
@@ -232,7 +232,9 @@ class Disk:
         sequence.pages = np.append(sequence.pages, np.int32(page))
         return page
 
-    def _empty(self, sequence: Sequence) -> None:
+    def _empty(self, sequence: Sequence, nodes: list[Node]) -> None:
+        """Take back what a sequence was given, and pages that lead nowhere since memory was needed for it."""
         for page in sequence.pages.tolist():
             self.states.release(page)
         sequence.pages, sequence.length = sequence.pages[:0], 0
+        self.cache.prune(nodes[-1] if nodes else None)

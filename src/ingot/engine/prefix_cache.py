@@ -293,6 +293,7 @@ class PrefixCache:
             self.states.use(page)
             sequence.pages[place] = page
             self.states.release(mine)
+            self.trim()  # a snapshot may have it alone now
 
     def _worth(self, snapshot: Snapshot, now: float) -> float:
         """Tokens that it saves x the chance that somebody goes on from it / the bytes that come free without it."""
