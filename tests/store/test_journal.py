@@ -389,6 +389,33 @@ def test_the_default_size_is_a_tenth_of_what_is_free(opened: Open, monkeypatch: 
     assert journal._limit(0) == module.SIZE
 
 
+def test_little_free_disk_makes_smaller_files(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    usage = type(module.shutil.disk_usage("/"))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 0, 200 << 20))
+    journal = opened(tell=told.append)
+    fill(journal, range(40), LEAST_FILE_BYTES)
+    assert 10 <= len(held(journal, range(40), LEAST_FILE_BYTES)) < 21
+    assert sum(file.nbytes for file in survey(journal.directory)) <= 22 << 20
+    assert told == []
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 0, 0))
+    for number in range(40, 80):
+        journal.append(1, key(number), payload(number, LEAST_FILE_BYTES))
+        journal.flush(20)
+    assert len(told) == 1
+    assert "has no room for 1,048,576 bytes" in told[0]
+
+
+def test_what_is_named_again_is_used_again(opened: Open) -> None:
+    journal = opened()
+    fill(journal, range(1))
+    os.utime(files(journal)[0], (5, 5))
+    assert key(1) not in journal
+    assert files(journal)[0].stat().st_mtime == 5
+    assert key(0) in journal
+    assert files(journal)[0].stat().st_mtime > 5
+
+
 def test_clocks_that_jump_change_nothing_but_the_order_of_removal(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ class Journal:
         self._tell, self._told, self._queue_bytes, self._about = tell, False, queue_bytes, about
         self._index: dict[bytes, Record] = {}
         self._groups: dict[bytes, dict[bytes, Record]] = {}
+        self._file_bytes = max(LEAST_FILE_BYTES, min(FILE_BYTES, (SIZE if size is None else size) // 8))
         self._held = 0  # bytes of the payloads in the index
         self._queue, self._queued, self._pending = deque[_Waiting](), 0, set[bytes]()
         self._changed = threading.Condition()
@@ -107,9 +108,13 @@ class Journal:
     # for the thread that owns the state
 
     def __contains__(self, key: bytes) -> bool:
-        """Whether the record is there, or waits to be written."""
+        """Whether the record is there, or waits to be written; a use of its file."""
         with self._changed:
-            return key in self._index or key in self._pending
+            record = self._index.get(key)
+            waits = key in self._pending
+        if record is not None:
+            self._touch(record.path)
+        return waits or record is not None
 
     def find(self, key: bytes) -> Record | None:
         """The record of that name, if it is on disk."""
@@ -233,9 +238,12 @@ class Journal:
     def _failed(self, what: str, error: OSError) -> None:
         """Count an error of the system, and say the first."""
         self.counts.errors += 1
+        self._say(f"the prefix cache on disk cannot be {what}: {error.strerror or error} ({self.folder})")
+
+    def _say(self, sentence: str) -> None:
         if not self._told:
             self._told = True
-            self._tell(f"the prefix cache on disk cannot be {what}: {error.strerror or error} ({self.folder})")
+            self._tell(sentence)
 
     def _resting(self) -> bool:
         return time.monotonic() < self._rest_until
@@ -303,7 +311,7 @@ class Journal:
             self._failed("written", error)
             self._rest_until = time.monotonic() + REST_S
         except _TooLargeError:
-            pass
+            self._say(f"the prefix cache on disk has no room for {item.nbytes:,} bytes ({self.folder})")
         with self._changed:
             self._queue.popleft()
             self._queued -= item.nbytes
@@ -331,15 +339,14 @@ class Journal:
     def _writer_for(self, item: _Waiting) -> RecordWriter:
         """A file with room for the record, under the size."""
         nbytes = record_bytes(len(item.meta), item.nbytes)
-        limit = self._file_limit()
         writer = self._writer
         if writer is not None and not writer.is_there:  # somebody removed it
             self._drop(writer.path)
-        if writer is not None and (not writer.is_there or writer.end + nbytes > limit):
+        if writer is not None and (not writer.is_there or writer.end + nbytes > self._file_bytes):
             writer.close()
             self._writer = writer = None
         if writer is None:
-            self._make_room(max(limit, nbytes + _LARGEST_HEAD))
+            self._make_room(nbytes + _LARGEST_HEAD)
             prepare(self.directory)
             prepare(self.folder)
             name = f"{time.time_ns() // 10**6:013d}-{secrets.token_hex(4)}{SUFFIX}"
@@ -352,14 +359,14 @@ class Journal:
         place = next(place for place in (self.directory, *self.directory.parents) if place.is_dir())
         return min(SIZE, (shutil.disk_usage(place).free + held) // SHARE)
 
-    def _file_limit(self) -> int:
-        return max(LEAST_FILE_BYTES, min(FILE_BYTES, (SIZE if self.size is None else self.size) // 8))
-
-    def _make_room(self, wanted: int) -> None:
-        """Remove the files that were not used for the longest time until so much more may be written."""
+    def _make_room(self, nbytes: int) -> None:
+        """Decide how large the next file may be, at least so many bytes, and remove those that were not used for the
+        longest time until there is room for it."""
         files = survey(self.directory)
         held = sum(file.nbytes for file in files)
         limit = self._limit(held)
+        self._file_bytes = max(LEAST_FILE_BYTES, min(FILE_BYTES, limit // 8))
+        wanted = max(self._file_bytes, nbytes)
         if wanted > limit:
             raise _TooLargeError
         for file in files:
@@ -391,7 +398,7 @@ class Journal:
                     self.counts.errors += 1
         for path in reversed(files):
             with suppress(OSError):
-                if path.stat().st_size < self._file_limit() // 2:
+                if path.stat().st_size < self._file_bytes // 2:
                     self._writer = RecordWriter.resume(path, self.identity)
             if self._writer is not None:
                 return

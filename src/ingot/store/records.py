@@ -27,6 +27,8 @@ import numpy as np
 
 Buffer = bytes | bytearray | memoryview | np.ndarray
 MAGIC = b"ingot records 1\n"
+# A pipe in a file's place would be waited for, a link would lead elsewhere; Windows would change line ends.
+_PLAIN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 ALIGN = 64  # bytes; where records begin, so that they are found again behind damage
 LEAST_BYTES = 64  # of a file
 ABOUT = 0  # the kind of a file's first record
@@ -75,7 +77,7 @@ class RecordWriter:
     @classmethod
     def create(cls, path: Path, identity: bytes, about: str = "") -> RecordWriter:
         """A new file, which says what it is `about`; OSError where there is one, or no place."""
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN, 0o600)
         try:
             hold(handle)
             _write(handle, [_file_header(identity)])
@@ -135,7 +137,7 @@ class RecordWriter:
 
 def about(path: Path) -> str:
     """What a file says that it is about; ValueError if it is no file of records."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, os.O_RDONLY | _PLAIN)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode) or _read_at(handle, len(MAGIC), 0) != MAGIC:
             raise ValueError(f"{path}: is no file of records")
@@ -147,7 +149,7 @@ def about(path: Path) -> str:
 
 def verify(path: Path) -> bool:
     """Whether every byte of every record is as it was written; reads them all. A torn end is no damage."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+    handle = os.open(path, os.O_RDONLY | _PLAIN)
     try:
         scan = Scan(path, handle)
         head = _read_at(handle, _FILE.size, 0)
@@ -180,9 +182,7 @@ def open_records(path: Path, identity: bytes, flags: int = os.O_RDONLY) -> int |
 
     OSError when it cannot be opened.
     """
-    # a pipe in its place would be waited for, a link would lead elsewhere
-    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags)
+    handle = os.open(path, flags | _PLAIN)
     try:
         about = os.fstat(handle)
         own = not hasattr(os, "geteuid") or about.st_uid == os.geteuid()
