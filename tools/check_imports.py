@@ -38,8 +38,9 @@ RULES = {
     "quant": "model ops prompt spec numpy",
     "cached": "model prompt quant store spec numpy tokenizers",
     "beside": "prompt store",
-    "loading": "beside cached language_model memory engine model ops ops.native ops.autograd prompt quant store spec "
-    "numpy ~torch",
+    "fingerprint": "ops spec store numpy",
+    "loading": "beside cached fingerprint language_model memory engine model ops ops.native ops.autograd prompt quant "
+    "store spec numpy ~torch",
     "saving": "language_model store spec numpy ~torch",
     "ingot": "loading saving language_model",
     "train": "model ops ops.autograd store prompt spec numpy tokenizers torch",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib import resources
@@ -13,6 +15,8 @@ from typing import Any
 from ingot.beside import eos_ids_of, generation_config_of, preprocessor_of, template_of
 from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import Engine
+from ingot.engine.disk import Disk
+from ingot.fingerprint import fingerprint
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.prompt import ChatTemplate, Tokenizer
@@ -22,8 +26,13 @@ from ingot.quant.prompts import read_prompts
 from ingot.spec.config import with_yarn
 from ingot.spec.formats import FORMATS, held_as
 from ingot.store import Checkpoint, open_checkpoint, resolve
+from ingot.store.cache import PREFIX, about_prompts, cache_directory
+from ingot.store.journal import Journal
+
+log = logging.getLogger("ingot")
 
 BACKENDS = ("native", "torch", "reference")
+SCAN_S = 1.0  # that a start waits for the states on disk to be known; what takes longer goes on beside it (taste)
 MOST_CACHE = 2 * 2**30  # of the prefix cache unless told: a hundred states of 0.8B, or 80,000 of its tokens (taste)
 STORED_FORMATS = {"F32": "f32", "F16": "f32", "BF16": "bf16"}  # stored dtype -> format that holds it exactly
 
@@ -44,6 +53,7 @@ def load(
     mmproj: str | os.PathLike[str] | None = None,
     prefix_cache: bool | int = True,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    prefix_disk: bool | int = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
@@ -70,12 +80,17 @@ def load(
               whose answers are the same bits with and without.
     chat_template_kwargs  variables of the chat template where a call of `chat` does not say otherwise, as
               {"preserve_thinking": True} (docs/prefix_cache.md).
+    prefix_disk  True: what the prefix cache has is kept on disk, too, and found there after a restart
+              (docs/prefix_disk.md: from such files prompts can be read); a number: in so many bytes at most. None is
+              8 GiB, or a tenth of what is free.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
     """
     _one_of("backend", backend, BACKENDS)
     _one_of("weights", weights, tuple(FORMATS))
+    if prefix_disk is not False and not prefix_cache:
+        raise ValueError("prefix_disk is set and prefix_cache is not; what is kept on disk is first in memory")
     _one_of("kv", kv, ("f32",) if backend == "torch" else ("f32", "bf16", "q8"))
     if allow_urls not in (False, True, "private"):
         raise ValueError(f"allow_urls is {allow_urls!r}; False, True or 'private' is allowed")
@@ -123,7 +138,31 @@ def load(
     if chat_template_kwargs:
         made.chat_template_kwargs = dict(chat_template_kwargs)
         made.encode([{"role": "user", "content": "probe"}])  # or the template's refusal
+    if prefix_disk is not False:
+        _keep_on_disk(made, prefix_disk, place, prompts)
     return made
+
+
+def _keep_on_disk(model: LanguageModel, size: bool | int, cache: bool | Path, prompts: Calibration | None) -> None:
+    """Give the prefix cache its second tier, in the directory of packed weights."""
+    if size is not True and not size > 0:
+        raise ValueError(f"prefix_disk is {size!r}; it must be True, False or a number of bytes")
+    engine, checkpoint = model.engine, model.checkpoint
+    identity = fingerprint(checkpoint, engine.ops, model.weights, engine.states.kv, prompts.digest if prompts else "")
+    if identity is None:
+        raise ValueError("prefix_disk is set, which backend='torch' has not: its bits are those of one process")
+    directory = cache if isinstance(cache, Path) else cache_directory()
+    journal = Journal(
+        directory / PREFIX,
+        identity.hex()[:16],
+        identity,
+        None if size is True else int(size),
+        tell=log.warning,
+        about=about_prompts(checkpoint.path),
+    )
+    journal.wait_scanned(SCAN_S)
+    engine.cache.disk = Disk(engine.cache, journal)
+    weakref.finalize(engine, journal.close)  # at the end of the process, too
 
 
 def _cache_bytes(prefix_cache: bool | int, ops: Any) -> int:

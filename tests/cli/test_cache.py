@@ -6,10 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ingot
 from ingot.cli import main
+from ingot.engine import Request
 from tests.api.small_model import write_small_model
 from tests.cli.run_ingot import run
 
@@ -84,3 +86,31 @@ def test_chat_says_once_what_it_keeps_and_no_cache_keeps_nothing(tmp_path: Path)
     assert [done.returncode for done in (none, first, second)] == [0, 0, 0], none.stderr
     assert f"packed weights kept for the next start: {place}" in first.stderr.decode()
     assert b"packed weights" not in second.stderr + none.stderr
+
+
+def test_states_of_prompts_are_listed_verified_and_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("INGOT_CACHE", str(cache))
+    journals = []
+    for name in ("one", "two"):
+        loaded = ingot.load(write_small_model(tmp_path / name), cache=cache, prefix_disk=True)
+        list(loaded.engine.generate(Request(np.arange(200) % 90, max_tokens=4)))
+        journals.append(loaded.engine.cache.disk.journal)
+        assert journals[-1].flush(20)
+    lines = [line.split() for line in shown(capsys).splitlines() if line.split()[2] == "prompts"]
+    assert [line[3] for line in lines] == [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert shown(capsys, "verify").count("every byte is right") == 6
+    (path,) = journals[0].folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+    assert shown(capsys, "verify", code=1).count("damaged") == 1
+    assert "prompts" in shown(capsys, "clear", str(tmp_path / "one"))
+    assert not journals[0].folder.exists()
+    assert journals[1].folder.exists()
+    shown(capsys, "clear")
+    assert not journals[1].folder.exists()
+    for journal in journals:
+        journal.close()

@@ -213,6 +213,45 @@ def test_the_key_may_come_from_the_environment():
         connection.close()
 
 
+def told(port, name):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    return float(re.search(rf"^ingot_{name} (\S+)$", text, re.MULTILINE)[1])
+
+
+def test_states_on_disk_survive_a_kill(tmp_path):
+    words, env = ["--cache-disk", "auto", "--parallel", "2"], {"INGOT_CACHE": str(tmp_path)}
+    prompt = [5 + n * n % 300 for n in range(400)]
+    with started(*words, **env) as (process, port):
+        connection, response = ask(port, "/v1/completions", prompt=prompt, max_tokens=8, temperature=0)
+        first = json.loads(response.read())["choices"][0]["text"]
+        for _ in range(200):
+            if told(port, "cache_disk_records") >= 7:  # six full pages and a state
+                break
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+    with started(*words, **env) as (process, port):
+        ids = ask_ids(port, first)
+        connection, response = ask(port, "/v1/completions", prompt=[*prompt, *ids, 9], max_tokens=8, temperature=0)
+        warm = json.loads(response.read())["choices"][0]["text"]
+        assert told(port, "cache_disk_hits_total") == 1
+        assert told(port, "cache_disk_tokens_total") > 400
+    with started("--parallel", "2", **env) as (process, port):
+        connection, response = ask(port, "/v1/completions", prompt=[*prompt, *ids, 9], max_tokens=8, temperature=0)
+        assert json.loads(response.read())["choices"][0]["text"] == warm
+        assert told(port, "cache_disk_hits_total") == 0, "nothing is read or written unless asked"
+    connection.close()
+
+
+def ask_ids(port, text):
+    connection, response = ask(port, "/tokenize", content=text)
+    found = json.loads(response.read())["tokens"]
+    connection.close()
+    return found
+
+
 REFUSED = [
     (("--host", "0.0.0.0"), "that needs a key"),
     (("--host", "192.168.1.5"), "that needs a key"),
@@ -223,6 +262,8 @@ REFUSED = [
     (("--parallel", "0"), "a positive number"),
     (("--context", "-3"), "a positive number"),
     (("--queue", "-1"), "0 or more"),
+    (("--cache-disk", "5"), "auto or a number from 64"),
+    (("--cache-disk", "auto", "--cache-ram", "0"), "--cache-disk is given with --cache-ram 0"),
     (("--alias", " "), "a name is needed"),
     (("--drain", "-1"), "0 seconds or more"),
     (("--watchdog", "inf"), "0 seconds or more"),

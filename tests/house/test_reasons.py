@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -64,3 +65,17 @@ def test_slices_bound_the_workspace_of_a_whole_context():
     config = parse_config(official("0.8b"))
     assert memory(config, "bf16", 262_144).workspace > 20e9
     assert memory(config, "bf16", 256).workspace < 80e6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files that are mapped cannot be cut there")
+def test_a_map_of_a_file_that_was_cut_kills_and_pread_does_not(tmp_path):
+    """docs/why/prefix-disk.md: hence states on disk are read, not mapped."""
+    code = (
+        "import mmap, os, sys; handle = os.open(sys.argv[1], os.O_RDWR); view = mmap.mmap(handle, 1 << 16);"
+        "os.truncate(handle, 0); print(os.pread(handle, 9, 0), flush=True); view[5000]"
+    )
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 16))
+    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True)
+    assert run.stdout == b"b''\n"
+    assert run.returncode == -signal.SIGBUS

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 ACTIONS = ("list", "clear", "verify")
 EPILOG = """\
   list      the files, by model (the default)
-  clear     remove the files of MODEL, or all; the next start makes them again
+  clear     remove the files of MODEL, or all; the next start makes them again, but states of prompts
+            ("prompts", of ingot serve --cache-disk), which come with the next ones
   verify    read every byte and compare it with what was written; exit code 1 when a file is damaged
 
 The place is $INGOT_CACHE, or ingot in the system's directory for caches."""
@@ -26,7 +27,11 @@ The place is $INGOT_CACHE, or ingot in the system's directory for caches."""
 
 def parser() -> Parser:
     """The options of `ingot cache`."""
-    made = Parser("cache", description="Packed weights and tokenizers kept for the next start.", epilog=EPILOG)
+    made = Parser(
+        "cache",
+        description="What is kept for the next start: packed weights, tokenizers, and states of prompts.",
+        epilog=EPILOG,
+    )
     made.add_argument("action", nargs="?", choices=ACTIONS, default="list", metavar="list | clear | verify")
     made.add_argument("model", nargs="?", metavar="MODEL", help="a checkpoint directory or hub id (default: all)")
     made.add_argument("--json", action="store_true", help="one JSON object")
@@ -63,12 +68,10 @@ def _model(name: str | None) -> Path | None:
 
 def _state(entry: Entry, thorough: bool) -> str:
     """What is wrong with a file, or how much is known of it."""
-    from ingot.store.packed import PackedFile
-
     if not entry.model:
         return "damaged"
     if thorough:
-        return "every byte is right" if PackedFile(entry.path).verify() else "damaged"
+        return "every byte is right" if entry.verify() else "damaged"
     return "" if os.path.exists(entry.model) else "the model is gone"
 
 

@@ -179,6 +179,7 @@ def load_model(args: argparse.Namespace) -> Any:
             allow_urls=getattr(args, "allow_urls", False),
             mmproj=args.mmproj,
             chat_template_kwargs={"preserve_thinking": True} if getattr(args, "preserve_thinking", False) else None,
+            prefix_disk=getattr(args, "cache_disk", False),
             progress=line.at_bytes,
         )
     if model.cache_file:

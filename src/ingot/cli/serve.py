@@ -19,6 +19,7 @@ from ingot.cli.failure import INTERRUPTED, Parser, UsageError
 from ingot.cli.terminal import Terminal
 
 PORT = 8000
+LEAST_DISK = 64  # MiB; less holds no state of the larger models (taste)
 LEVELS = ("error", "warning", "info", "debug")
 EXAMPLES = """\
 examples:
@@ -55,6 +56,14 @@ def parser() -> Parser:
         type=int,
         metavar="MIB",
         help="memory for snapshots of the prefix cache, 0: no cache (default: an eighth of what is free)",
+    )
+    group.add_argument(
+        "--cache-disk",
+        type=disk_size,
+        default=False,
+        metavar="MIB",
+        help="keep it on disk, too, for the next start, in MIB at most; auto: up to 8192, or a tenth of what is free. "
+        "Prompts can be read from such files (default: none are written)",
     )
     group.add_argument(
         "--cache-canary",
@@ -97,6 +106,19 @@ def parser() -> Parser:
     group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
     chat.add_running(made)
     return made
+
+
+def disk_size(word: str) -> bool | int:
+    """What --cache-disk means for `ingot.load`."""
+    if word == "auto":
+        return True
+    try:
+        size = int(word)
+    except ValueError:
+        size = 0
+    if size < LEAST_DISK:
+        raise argparse.ArgumentTypeError(f"{word!r} is given; auto or a number from {LEAST_DISK} is needed")
+    return size * 2**20
 
 
 def run(args: argparse.Namespace) -> int:
@@ -178,6 +200,8 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
         value = getattr(args, name)
         if value is not None and value < 0:
             raise UsageError(f"--{name.replace('_', '-')} is {value}; 0 or more is needed")
+    if args.cache_disk and args.cache_ram == 0:
+        raise UsageError("--cache-disk is given with --cache-ram 0; what is kept on disk is first in memory")
     if not 0 <= args.cache_canary <= 1:
         raise UsageError(f"--cache-canary is {args.cache_canary}; 0 to 1 is needed")
     for name in ("drain", "watchdog"):

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -82,16 +83,19 @@ class Snapshot:
 @dataclass(frozen=True)
 class Match:
     """What the cache knows of a prompt: its first `matched` tokens, and the deepest snapshot from which it can go on;
-    `expected` are ids that the cache knows after those."""
+    `expected` are ids that the cache knows after those. `restored` tokens are in the sequence already, `disk` of them
+    from disk."""
 
     matched: int = 0
     snapshot: Snapshot | None = None
     expected: tuple[int, ...] = ()
+    restored: int = 0
+    disk: int = 0
 
     @property
     def cached(self) -> int:
         """Tokens that need not be read."""
-        return self.snapshot.position if self.snapshot else 0
+        return self.restored or (self.snapshot.position if self.snapshot else 0)
 
 
 class PrefixCache:
@@ -101,6 +105,7 @@ class PrefixCache:
     def __init__(self, states: StatePool, budget: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.states, self.budget, self.clock = states, budget, clock
         self.evictions, self.compared, self.mismatches = 0, 0, 0
+        self.disk: Any = None  # the second tier, `engine/disk.py: Disk`
         self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()  # alive while a page or a sequence needs it
         self._snapshots: dict[Snapshot, None] = {}
         states.reclaim = self.evict
@@ -215,6 +220,8 @@ class PrefixCache:
             self.mismatches += 1
             log.error("a snapshot of %d tokens differs from what they give when read again", snapshot.position)
             self.clear()
+            if self.disk is not None:
+                self.disk.clear()
 
     def trim(self) -> None:
         """Evict until the budget is kept."""
@@ -286,6 +293,7 @@ class PrefixCache:
             self.states.use(page)
             sequence.pages[place] = page
             self.states.release(mine)
+            self.trim()  # a snapshot may have it alone now
 
     def _worth(self, snapshot: Snapshot, now: float) -> float:
         """Tokens that it saves x the chance that somebody goes on from it / the bytes that come free without it."""

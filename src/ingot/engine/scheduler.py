@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ingot.engine.disk import KINDS
 from ingot.engine.keys import Keys, keys_of
 from ingot.engine.logprobs import logprobs
 from ingot.engine.prefix_cache import LEAST_TOKENS as APART
@@ -39,6 +40,8 @@ LEAST_TOKENS = 16
 AGAIN_S, NEAREST, FARTHEST = 3.0, 512, 8192
 # Tokens known beyond the deepest snapshot that make their end a junction: others will part there, too (taste).
 JUNCTION = 64
+FINISH_S = 5.0  # that a slow disk may take at the end (taste)
+SLOW_DISK_S = 0.01  # that nobody waits who comes while a disk is too slow for what is handed to it
 IDLE = 8  # prompts that wait to be read in idle time; the oldest is dropped (taste)
 
 
@@ -108,8 +111,8 @@ class Scheduler:
 
     @property
     def has_idle_work(self) -> bool:
-        """Whether `idle_step` has something to read."""
-        return bool(self._idle or self._idler)
+        """Whether `idle_step` has something to do."""
+        return bool(self._idle or self._idler or (self.cache.disk and self.cache.disk.behind))
 
     @property
     def running(self) -> int:
@@ -151,12 +154,19 @@ class Scheduler:
         # a pass ends a prompt, or goes on with an answer, for those whose ids are all taken by it
         ready = [len(part.ids) == len(run.pending) for run, part in parts]
         rows = self._forward(parts, last[ready])
+        if self.cache.disk is not None:
+            self.cache.disk.write()
         runs = [run for (run, _), is_ready in zip(parts, ready, strict=True) if is_ready]
         return [token for run, row in zip(runs, rows, strict=True) for token in self._chosen(run, row)]
 
     def idle_step(self) -> None:
         """One pass over a prompt of `add_idle`, or of a canary. What it has read is not lost when requests come: it is
         a snapshot."""
+        disk = self.cache.disk
+        if disk is not None and disk.behind:
+            disk.write()
+            if disk.behind and not (self._idle or self._idler):
+                time.sleep(SLOW_DISK_S)
         self._idler = self._idler or self._next_idle()
         if self._idler is None:
             return
@@ -195,6 +205,8 @@ class Scheduler:
             self._pause()
         for run in self._runs[:]:
             self._end(run)
+        if self.cache.disk is not None:
+            self.cache.disk.finish(FINISH_S)
 
     def _checked(self, request: Request) -> _Waiting:
         ids = self.engine.checked(request)
@@ -249,16 +261,29 @@ class Scheduler:
             if request.cache and self.cache.enabled:
                 sequence.keys = Keys(waiting.keys)
                 self.cache.begin(sequence, request.salt)
+                match = self._from_disk(sequence, waiting, match)
             if match.snapshot is not None:
-                self.cache.restore(sequence, match.snapshot)
+                if not match.restored:
+                    self.cache.restore(sequence, match.snapshot)
                 self._watch(waiting, match)
             self.states.reserve(sequence, tokens)
         except BaseException:
             self.cache.leave(sequence)
             raise
         marks = self._marks(request, len(ids), match) if sequence.keys else deque[Mark]()
-        reuse = Reuse(match.cached, match.matched, 0, match.expected)
+        reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
         return _Run(answer, request, sequence, sampler, ids[match.cached :], tokens - len(ids), marks, reuse)
+
+    def _from_disk(self, sequence: Sequence, waiting: _Waiting, match: Match) -> Match:
+        """Give an empty sequence what the disk has of its prompt, if that is more than memory has."""
+        if self.cache.disk is None:
+            return match
+        restored = self.cache.disk.restore(sequence, waiting.keys, match.cached)
+        if restored is None:
+            return self._match(waiting)  # the attempt may have cost a snapshot
+        length = sequence.length
+        snapshot = self.cache.snapshot(sequence, restored.kind)
+        return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)
 
     def _marks(self, request: Request, length: int, match: Match) -> deque[Mark]:
         """Where snapshots of a prompt are kept: where it says so, where it parts from what is known, and here and there
@@ -337,7 +362,10 @@ class Scheduler:
             run.pending = run.pending[len(part.ids) :]
             self.cache.extend(run.sequence)
             while run.marks and run.marks[0].position <= run.sequence.length:
-                self.cache.snapshot(run.sequence, run.marks.popleft().kind)
+                mark = run.marks.popleft()
+                kept = self.cache.snapshot(run.sequence, mark.kind)
+                if run.answer >= 0 and mark.kind in KINDS:
+                    self._to_disk(kept)
         return found
 
     def _parts(self) -> Iterator[tuple[_Run, Part]]:
@@ -428,7 +456,13 @@ class Scheduler:
     def _end(self, run: _Run) -> None:
         """An answer has ended, and may be gone on with."""
         self._runs.remove(run)
-        self.cache.donate(run.sequence, "end")
+        kept = self.cache.donate(run.sequence, "end")
+        if not any(mark.kind == "turn" for mark in run.request.marks):
+            self._to_disk(kept)
+
+    def _to_disk(self, snapshot: Snapshot | None) -> None:
+        if self.cache.disk is not None:
+            self.cache.disk.note(snapshot)
 
     def _tokens(self, request: Request, ids: np.ndarray) -> int:
         return min(len(ids) + request.max_tokens, self.engine.context)

@@ -247,6 +247,7 @@ class Endpoints:
                 "requests_waiting": engine.waiting,
                 "kv_usage_ratio": engine.tokens_held / (engine.plan.parallel * engine.plan.context),
             }
+            read |= _disk_gauges(engine.engine.cache.disk)
         text = self.service.metrics.text(read)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -264,6 +265,23 @@ def _cache_reports(jobs: Sequence[Job], completions: Sequence[Any], model: Langu
     """What the prefix cache did for each prompt."""
     pairs = zip(jobs, completions, strict=True)
     return {"cache": [cache_report(job.request.ids, made.reuse, _tokenizer(model)) for job, made in pairs]}
+
+
+def _disk_gauges(disk: Any) -> dict[str, float]:
+    """What the second tier of the prefix cache did."""
+    if disk is None:
+        return {}
+    counts, (records, nbytes) = disk.journal.counts, disk.journal.held
+    return {
+        "cache_disk_bytes": nbytes,
+        "cache_disk_records": records,
+        "cache_disk_hits_total": disk.hits,
+        "cache_disk_tokens_total": disk.tokens,
+        "cache_disk_written_bytes_total": counts.written_bytes,
+        "cache_disk_dropped_total": counts.dropped + disk.lost,
+        "cache_disk_damaged_total": counts.damaged,
+        "cache_disk_errors_total": counts.errors,
+    }
 
 
 def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[str], context: int) -> dict[str, Any]:

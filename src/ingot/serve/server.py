@@ -206,6 +206,8 @@ class Server(uvicorn.Server):
             exact = hasattr(model.engine.ops, "packed")  # elsewhere a prompt that is cut otherwise may have other bits
             cache = 0 if settings.cache is None and not exact else settings.cache
             made = plan(model.engine, settings.parallel, settings.context, _free(model), cache)
+            if model.engine.cache.disk is not None and not made.snapshots:
+                raise ValueError("--cache-disk is given, and there is no prefix cache\nhint: --cache-ram MIB")
             engine = EngineThread(model, made, settings.canary)
         except BaseException as error:
             self._loop.call_soon_threadsafe(self._not_loaded, error)
@@ -223,6 +225,9 @@ class Server(uvicorn.Server):
         if service.state != DRAINING:
             service.state = READY
         self.told(f"{engine.plan}; {service.queue} requests may wait")
+        disk = engine.engine.cache.disk
+        if disk is not None:
+            self.told(f"states of prompts are kept in {disk.journal.folder}")
         self.told(f"ready: {service.names[0]} at {self.address}")
         if self.link is not None:
             self.link.sign(LOADED)

@@ -1,4 +1,5 @@
-"""Where what a start can be spared is kept: packed weights and compiled tokenizers, one file each."""
+"""Where what a start can be spared is kept: packed weights and compiled tokenizers, one file each, and folders with
+the states of prompts."""
 
 from __future__ import annotations
 
@@ -12,14 +13,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ingot.store import records
+from ingot.store.journal import SUFFIX as _RECORDS
 from ingot.store.packed import PackedFile, remove_abandoned
 
+PREFIX = "prefix"  # the folder of the folders with states of prompts (`store/journal.py`)
 _SUFFIX = ".packed.safetensors"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of the cache: `what` is a weight format or "tokenizer", `model` the directory it was made from.
+    """One file of the cache: `what` is a weight format, "tokenizer" or "prompts", `model` the directory it was made
+    from.
 
     A damaged file has no model.
     """
@@ -28,6 +33,12 @@ class Entry:
     nbytes: int
     model: str
     what: str
+
+    def verify(self) -> bool:
+        """Whether every byte is as it was written; reads them all."""
+        if self.path.suffix == _RECORDS:
+            return records.verify(self.path)
+        return PackedFile(self.path).verify()
 
 
 def cache_directory() -> Path:
@@ -61,7 +72,8 @@ def source_of(model: Path, what: str, version: str, files: Sequence[tuple[object
 def entries(directory: Path) -> list[Entry]:
     """What the cache holds, by model."""
     found = [_entry(path) for path in directory.glob(f"*{_SUFFIX}")]
-    return sorted(found, key=lambda entry: (entry.model, entry.what))
+    found += [_prompts(path) for path in directory.glob(f"{PREFIX}/*/*{_RECORDS}")]
+    return sorted(found, key=lambda entry: (entry.model, entry.what, entry.path))
 
 
 def _entry(path: Path) -> Entry:
@@ -71,6 +83,17 @@ def _entry(path: Path) -> Entry:
     return Entry(path, path.stat().st_size, "", "damaged")
 
 
+def _prompts(path: Path) -> Entry:
+    with suppress(OSError, ValueError):
+        return Entry(path, path.stat().st_size, str(json.loads(records.about(path))["model"]), "prompts")
+    return Entry(path, path.lstat().st_size, "", "damaged")
+
+
+def about_prompts(model: Path) -> str:
+    """What a file with states of a model's prompts says about itself."""
+    return json.dumps({"model": os.path.realpath(model)})
+
+
 def clear(directory: Path, model: Path | None = None) -> list[Entry]:
     """Remove and return the files of one model, or all; programs that have them open go on."""
     remove_abandoned(directory)
@@ -78,4 +101,7 @@ def clear(directory: Path, model: Path | None = None) -> list[Entry]:
     removed = [entry for entry in entries(directory) if wanted in (None, entry.model)]
     for entry in removed:
         entry.path.unlink()
+        if entry.path.suffix == _RECORDS:
+            with suppress(OSError):  # others are in it
+                entry.path.parent.rmdir()
     return removed

@@ -1,0 +1,92 @@
+"""What the prefix cache keeps on disk is found by the next load of the same model in the same formats, by no other."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ingot
+from ingot.engine import Mark, Request, SamplingParams
+from ingot.language_model import LanguageModel
+from tests.api.small_model import write_small_model
+
+pytest.importorskip("ingot.ops.native", exc_type=ImportError)
+
+IDS = np.random.default_rng(3).integers(0, 90, 300)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_small_model(tmp_path / "model")
+
+
+def said(loaded: LanguageModel, length: int = 300) -> tuple[list[Any], int]:
+    """An answer, and how many tokens of its prompt came from disk."""
+    scheduler = loaded.engine.scheduler(1)
+    marks = (Mark(length - 2, "turn"),)
+    scheduler.add(Request(IDS[:length], sampling=SamplingParams(seed=1), max_tokens=5, logprobs=1, marks=marks))
+    tokens = []
+    while scheduler.unfinished:
+        tokens += scheduler.step()
+    scheduler.close()
+    assert tokens[0].reuse is not None
+    return [(token.id, token.logprob) for token in tokens], tokens[0].reuse.disk
+
+
+def once(model: Path, cache: Path, length: int = 300, **options: Any) -> tuple[list[Any], int]:
+    """The same by a model that is loaded for it."""
+    loaded = ingot.load(model, cache=cache, **{"prefix_disk": True, "threads": 1, **options})
+    try:
+        return said(loaded, length)
+    finally:
+        loaded.engine.cache.disk.journal.close()
+
+
+def test_the_next_start_goes_on_from_it(model: Path, tmp_path: Path) -> None:
+    cold, nothing = once(model, tmp_path / "cache")
+    warm, read = once(model, tmp_path / "cache")
+    assert (nothing, read) == (0, 298)
+    assert cold == warm
+    again, read = once(model, tmp_path / "cache", threads=2)
+    assert (again, read) == (cold, 298)
+
+
+@pytest.mark.parametrize("other", [{"weights": "q4"}, {"kv": "q8"}, {"yarn": 2.0}])
+def test_other_formats_find_nothing(model: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    once(model, tmp_path / "cache", weights="q8", kv="bf16")
+    assert once(model, tmp_path / "cache", **{"weights": "q8", "kv": "bf16", **other})[1] == 0
+    assert once(model, tmp_path / "cache", weights="q8", kv="bf16")[1] == 298
+    assert len(list((tmp_path / "cache" / "prefix").iterdir())) == 2
+
+
+def test_what_is_written_when_the_model_is_given_up(model: Path, tmp_path: Path) -> None:
+    loaded = ingot.load(model, cache=tmp_path / "cache", prefix_disk=True)
+    said(loaded)
+    del loaded
+    gc.collect()
+    assert once(model, tmp_path / "cache")[1] == 298
+
+
+def test_nothing_is_written_unless_asked(model: Path, tmp_path: Path) -> None:
+    said(ingot.load(model, cache=tmp_path / "cache"))
+    assert not (tmp_path / "cache" / "prefix").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"prefix_disk": 0}, "prefix_disk is 0; it must be True, False or a number of bytes"),
+        ({"prefix_disk": -5}, "prefix_disk is -5"),
+        ({"prefix_disk": True, "prefix_cache": False}, "prefix_disk is set and prefix_cache is not"),
+        ({"prefix_disk": True, "prefix_cache": 10**6, "backend": "torch"}, "which backend='torch' has not"),
+    ],
+)
+def test_what_is_refused(model: Path, tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    if options.get("backend") == "torch":
+        pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=sentence.replace("'", ".")):
+        ingot.load(model, cache=tmp_path / "cache", **options)

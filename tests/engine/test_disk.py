@@ -1,0 +1,318 @@
+"""Restored from disk == uncached, to the bit, after a restart too; and what is missing or damaged is only slower."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingot.engine import Engine, Mark, Request, SamplingParams
+from ingot.engine.disk import PAGE_RECORD, SNAPSHOT_RECORD, Disk
+from ingot.engine.keys import chained, origin
+from ingot.engine.scheduler import Scheduler
+from ingot.model import build
+from ingot.ops import PAGE, reference
+from ingot.spec.cost import kv_bytes, state_bytes
+from ingot.store.journal import Journal, survey
+from tests.engine.accounts import check_accounts, poison
+from tests.model.small import small_config, weights
+
+native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
+
+CONFIG = small_config()
+STATE = state_bytes(CONFIG)
+OPS = native.OpSet(threads=1)
+ROOTS: dict[str, Any] = {}
+IDENTITY = bytes(32)
+TEXT = np.random.default_rng(7).integers(0, CONFIG.text.vocab_size, 600)
+Start = Callable[..., Engine]
+
+
+def engine(kv: str, states: int = 30, ops: Any = OPS, fmt: str = "q8") -> Engine:
+    name = f"{ops} {fmt}"
+    if name not in ROOTS:
+        ROOTS[name] = build(CONFIG, ops, weights(), fmt)
+    made = Engine(ROOTS[name], ops, CONFIG, kv=kv, cache_bytes=states * STATE)
+    poison(made)
+    return made
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A process's engine, with what those before it left on disk."""
+    made: list[Journal] = []
+
+    def started(kv: str = "bf16", **options: Any) -> Engine:
+        if made:
+            made[-1].close()
+        found = engine(kv, **options)
+        made.append(Journal(tmp_path / "prefix", kv, IDENTITY, size=1 << 30))
+        assert made[-1].flush(20)
+        found.cache.disk = Disk(found.cache, made[-1], least=32)
+        return found
+
+    yield started
+    for each in made:
+        each.close()
+
+
+def asked(ids: Any, *marks: Mark, **changes: Any) -> Request:
+    settings = {"sampling": SamplingParams(temperature=1.0, seed=5), "max_tokens": 4, "logprobs": 3}
+    return Request(np.asarray(ids), marks=marks, **{**settings, **changes})
+
+
+def answer(made: Engine, request: Request) -> tuple[list[Any], Any]:
+    """What is said, and what was reused."""
+    scheduler, tokens = Scheduler(made, 2), []
+    scheduler.add(request)
+    while scheduler.unfinished:
+        tokens += scheduler.step()
+    check_accounts(made, scheduler)
+    scheduler.close()
+    return [(token.id, token.logprob, token.top) for token in tokens], tokens[0].reuse
+
+
+def state_of(made: Engine, ids: np.ndarray, salt: str = "") -> bytes:
+    """All bits that a sequence remembers after a prompt, however it came there; of a page only what is filled."""
+    scheduler = Scheduler(made, 1)
+    scheduler.add(asked(ids, salt=salt, max_tokens=2))
+    while not scheduler.step():
+        pass
+    (run,) = scheduler._runs
+    sequence, states = run.sequence, made.states
+    rows = [array[sequence.slot] for array in states.slot_arrays()]
+    rows += [array[page] for page in sequence.pages[: sequence.length // PAGE] for array in states.page_arrays()]
+    found = b"".join(np.ascontiguousarray(row).tobytes() for row in rows)
+    scheduler.cancel(run.answer)
+    return found
+
+
+@pytest.mark.parametrize("kv", ["f32", "bf16", "q8"])
+@pytest.mark.parametrize("turn", [40, 64, 128, 201, 255])
+def test_restored_is_uncached_after_a_restart(start: Start, kv: str, turn: int) -> None:
+    first = start(kv)
+    answer(first, asked(TEXT[:turn], Mark(turn - 3, "turn")))
+    for length in (turn, turn + 70, turn + 200):
+        wanted, _ = answer(engine(kv, states=0), asked(TEXT[:length]))
+        again = start(kv)
+        found, reuse = answer(again, asked(TEXT[:length]))
+        assert found == wanted
+        assert (reuse.cached, reuse.disk) == (turn - 3, turn - 3)
+        assert reuse.matched >= turn - 3
+        cold = state_of(engine(kv, states=0), TEXT[:length])
+        assert state_of(start(kv), TEXT[:length]) == cold
+
+
+def test_on_the_reference_op_set_too(start: Start) -> None:
+    options = {"ops": reference, "fmt": "f32"}
+    answer(start("f32", **options), asked(TEXT[:150], Mark(140, "turn")))
+    wanted, _ = answer(engine("f32", states=0, **options), asked(TEXT[:140].tolist() + [3] * 9))
+    found, reuse = answer(start("f32", **options), asked(TEXT[:140].tolist() + [3] * 9))
+    assert reuse.disk == 140
+    assert [token for token, *_ in found] == [token for token, *_ in wanted]
+    # what is restored is what was written; numpy's own products depend on how many rows they have
+    assert np.allclose([token[1] for token in found], [token[1] for token in wanted], atol=1e-4)
+
+
+def test_memory_is_asked_first_and_both_together(start: Start) -> None:
+    made = start()
+    answer(made, asked(TEXT[:300], Mark(290, "turn")))
+    assert answer(made, asked(TEXT[:300]))[1].disk == 0, "memory has it"
+    for snapshot in made.cache.snapshots:
+        if snapshot.position != 130:
+            made.cache.drop(snapshot)
+    answer(made, asked(TEXT[:140], Mark(130, "turn")))
+    for snapshot in made.cache.snapshots:
+        if snapshot.position != 130:
+            made.cache.drop(snapshot)
+    wanted, _ = answer(engine("bf16", states=0), asked(TEXT[:300]))
+    found, reuse = answer(made, asked(TEXT[:300]))
+    assert found == wanted
+    assert (reuse.cached, reuse.disk) == (290, 290 - 128), "two pages are in memory"
+
+
+def test_what_memory_forgets_is_found_on_disk(start: Start) -> None:
+    made = start(states=2)
+    for n in range(5):
+        answer(made, asked(np.r_[n, TEXT[:200]], Mark(190, "turn")))
+    assert made.cache.evictions
+    for n in range(5):
+        wanted, _ = answer(engine("bf16", states=0), asked(np.r_[n, TEXT[:200]]))
+        found, reuse = answer(made, asked(np.r_[n, TEXT[:200]]))
+        assert found == wanted
+        assert reuse.cached >= 190
+
+
+@pytest.mark.parametrize("hole", [0, 1, 2])
+def test_a_missing_page_ends_the_match(start: Start, hole: int) -> None:
+    answer(start(), asked(TEXT[:250], Mark(70, "system"), Mark(130, "breakpoint"), Mark(240, "turn")))
+    wanted, _ = answer(engine("bf16", states=0), asked(TEXT[:250]))
+    made, digest = start(), origin("")
+    for page in range(hole + 1):
+        digest = chained(digest, _keys(TEXT)[PAGE * page : PAGE * (page + 1)])
+    journal: Any = made.cache.disk.journal
+    journal._forget(journal.find(digest))
+    found, reuse = answer(made, asked(TEXT[:250]))
+    assert found == wanted
+    assert reuse.disk == (0, 70, 130)[hole]
+
+
+def _keys(ids: np.ndarray) -> np.ndarray:
+    from ingot.engine.keys import keys_of
+
+    return keys_of(ids, None)
+
+
+@pytest.mark.parametrize("kind", [PAGE_RECORD, SNAPSHOT_RECORD])
+def test_damage_is_a_miss_and_is_computed_and_written_again(start: Start, tmp_path: Path, kind: int) -> None:
+    answer(start(), asked(TEXT[:250], Mark(240, "turn")))
+    made = start()
+    (file,) = survey(tmp_path / "prefix")
+    data = bytearray(file.path.read_bytes())
+    for record in made.cache.disk.journal._index.values():
+        if record.kind == kind:
+            data[record.at + record.nbytes // 2] ^= 4
+    file.path.write_bytes(data)
+    wanted, _ = answer(engine("bf16", states=0), asked(TEXT[:250]))
+    found, reuse = answer(made, asked(TEXT[:250], Mark(240, "turn")))
+    assert (found, reuse.disk) == (wanted, 0)
+    assert made.cache.disk.journal.counts.damaged == 1
+    found, reuse = answer(start(), asked(TEXT[:250]))
+    assert (found, reuse.disk) == (wanted, 240 if kind == SNAPSHOT_RECORD else 0)
+
+
+def test_the_last_token_is_read_whatever_the_disk_has(start: Start) -> None:
+    answer(start(), asked(TEXT[:250], Mark(250, "turn"), Mark(190, "breakpoint")))
+    wanted, _ = answer(engine("bf16", states=0), asked(TEXT[:250]))
+    found, reuse = answer(start(), asked(TEXT[:250]))
+    assert (found, reuse.disk) == (wanted, 190)
+    assert answer(start(), asked(TEXT[:251]))[1].disk == 250
+
+
+def test_another_salt_another_picture_and_no_cache_find_nothing(start: Start) -> None:
+    answer(start(), asked(TEXT[:250], Mark(240, "turn"), salt="a"))
+    assert answer(start(), asked(TEXT[:250], salt="b"))[1].disk == 0
+    assert answer(start(), asked(TEXT[:250], salt="a"))[1].disk == 240
+    assert answer(start(), asked(TEXT[:250], salt="a", cache=False))[1].disk == 0
+
+
+def test_a_request_without_cache_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    answer(start(), asked(TEXT[:250], Mark(240, "turn"), cache=False))
+    assert survey(tmp_path / "prefix") == []
+
+
+def test_disk_bytes_are_keys_and_values_and_a_snapshot_a_turn(start: Start, tmp_path: Path) -> None:
+    made, turns = start(), range(70, 600, 75)
+    for length in turns:
+        answer(made, asked(TEXT[:length], Mark(length - 2, "turn")))
+    made.cache.disk.journal.flush()
+    held = sum(file.nbytes for file in survey(tmp_path / "prefix"))
+    page = PAGE * kv_bytes(CONFIG, "bf16")
+    padded = sum(array[0].nbytes for array in made.states.page_arrays())
+    plain = (turns[-1] // PAGE) * padded + len(turns) * (STATE + padded)
+    assert plain <= held <= 1.05 * plain + 400 * len(turns)
+    assert padded >= page
+
+
+def test_an_answer_to_a_raw_prompt_is_kept_at_its_end(start: Start) -> None:
+    said, _ = answer(start(), asked(TEXT[:100], max_tokens=30))
+    ids = np.r_[TEXT[:100], [token for token, *_ in said]]
+    wanted, _ = answer(engine("bf16", states=0), asked(ids))
+    found, reuse = answer(start(), asked(ids))
+    assert (found, reuse.disk) == (wanted, 129)
+
+
+def test_a_journal_that_stands_still_is_waited_for_by_nobody(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = start()
+    journal = made.cache.disk.journal
+    monkeypatch.setattr(journal, "takes", lambda nbytes: False)
+    monkeypatch.setattr("ingot.engine.scheduler.FINISH_S", 0.05)
+    answer(made, asked(TEXT[:250], Mark(240, "turn")))
+    assert made.cache.disk.behind
+    monkeypatch.undo()
+    assert Scheduler(made, 1).has_idle_work
+    Scheduler(made, 1).idle_step()
+    assert not made.cache.disk.behind
+    assert answer(start(), asked(TEXT[:250]))[1].disk == 240
+
+
+def test_what_was_forgotten_before_it_was_written_is_left(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = start()
+    monkeypatch.setattr(made.cache.disk.journal, "takes", lambda nbytes: False)
+    monkeypatch.setattr("ingot.engine.scheduler.FINISH_S", 0.05)
+    answer(made, asked(TEXT[:250], Mark(240, "turn")))
+    made.cache.clear()
+    monkeypatch.undo()
+    made.cache.disk.write()
+    assert (made.cache.disk.lost, made.cache.disk.behind) == (1, False)
+    assert answer(start(), asked(TEXT[:250]))[1].disk == 0
+
+
+def test_a_mismatch_of_the_canary_forgets_the_disk_too(start: Start, tmp_path: Path) -> None:
+    answer(start(), asked(TEXT[:250], Mark(240, "turn")))
+    made = start()
+    read = made.cache.disk.journal.read
+
+    def wrong(record: Any, rows: list[np.ndarray]) -> bool:
+        right = read(record, rows)
+        rows[-1][..., 0] += 1  # past the checksum: a defect of memory
+        return right
+
+    made.cache.disk.journal.read = wrong
+    scheduler = Scheduler(made, 1, canary=1.0)
+    scheduler.add(asked(TEXT[:250]))
+    while scheduler.unfinished:
+        scheduler.step()
+    while scheduler.has_idle_work:
+        scheduler.idle_step()
+    assert made.cache.mismatches == 1
+    assert made.cache.disk.journal.flush(20)
+    assert survey(tmp_path / "prefix") == []
+    assert answer(start(), asked(TEXT[:250]))[1].disk == 0
+
+
+def test_a_short_prompt_is_not_worth_a_state(tmp_path: Path, start: Start) -> None:
+    made = start()
+    answer(made, asked(TEXT[:30], Mark(29, "turn")))
+    made.cache.disk.journal.flush()
+    assert survey(tmp_path / "prefix") == []
+
+
+PROCESS = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from tests.engine import test_disk as t
+from ingot.store.journal import Journal
+made = t.engine(sys.argv[2])
+journal = Journal(Path(sys.argv[1]), sys.argv[2], t.IDENTITY)
+journal.flush(20)
+made.cache.disk = t.Disk(made.cache, journal, least=32)
+said, reuse = t.answer(made, t.asked(t.TEXT[:330], t.Mark(325, "turn")))
+journal.close()
+print(repr((said, reuse.disk)))
+"""
+
+
+def test_across_real_processes(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    text = PROCESS.format(paths=[str(root), str(root / "src")])
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", text, str(tmp_path), "q8"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ,
+        ).stdout
+        for _ in range(2)
+    ]
+    (cold, nothing), (warm, read) = eval(told[0]), eval(told[1])
+    assert (nothing, read) == (0, 325)
+    assert cold == warm
