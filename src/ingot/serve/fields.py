@@ -61,6 +61,13 @@ def count(name: str, value: Any) -> int:
     return value
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(name, value, "a whole number")
+    return value
+
+
 def logprobs(name: str, value: Any) -> int:
     """How many likely tokens a completion tells at each place."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_LOGPROBS:
@@ -153,6 +160,7 @@ HARMLESS: dict[str, Check] = {
     "metadata": mapping,
     "store": only(False, because="nothing is stored"),
     "service_tier": only("auto", "default", because=_ALONE),
+    "id_slot": whole,  # llama.cpp's: which of its states is to be used
 }
 SHARED: dict[str, Check] = {
     **dict.fromkeys(SAMPLING, any_value),
