@@ -40,7 +40,7 @@ def main() -> None:
     checkpoint = official_shape(args.size, args.work)
     peer = args.peer or llama.PEERS[args.format][0]
     file = llama.model_file(source, checkpoint, peer)
-    words = _readable(checkpoint)
+    words = readable(checkpoint)
     for turn in range(args.runs):
         for users in map(int, args.users.split(",")):
             if _done(args, peer, users) > turn:
@@ -150,7 +150,7 @@ def row(record: Mapping[str, Any]) -> str:
     return f"{record['size']} {record['format']}, {record['users']} users: {', '.join(parts)} (ours / theirs)"
 
 
-def _readable(checkpoint: Path) -> list[int]:
+def readable(checkpoint: Path) -> list[int]:
     """Tokens that are two small letters."""
     tokenizer = Tokenizer.from_directory(checkpoint)
     pairs = (tokenizer.encode(a + b) for a in ascii_lowercase[:16] for b in ascii_lowercase[:16])

@@ -98,13 +98,17 @@ def slots(server: Any, ask: Any) -> Any:
 
 def translate(theirs: Any) -> None:
     """Let their requests to /completion ask /v1/completions, and those to /slots the metrics."""
+    from requests.structures import CaseInsensitiveDict
+
     ask, stream = theirs.make_request, theirs.make_stream_request
 
     def asked(server: Any, method: str, path: str, data: Any = None, *more: Any, **named: Any) -> Any:
-        if path == "/slots" and server.server_slots:
+        if path == "/slots" and method == "GET" and server.server_slots:
             return slots(server, ask)
         if path != "/completion" or not isinstance(data, dict):
-            return ask(server, method, path, data, *more, **named)
+            result = ask(server, method, path, data, *more, **named)
+            result.headers = CaseInsensitiveDict(result.headers)  # as HTTP has it
+            return result
         result = ask(server, method, "/v1/completions", requested(server, data), *more, **named)
         if result.status_code == 200:
             several = len(result.body["choices"]) > 1

@@ -96,7 +96,6 @@ FAILS: dict[str, dict[str, str]] = {
         "test_metrics_generation_rate_excludes_first_token": TIMINGS,
         "test_metrics_timings_are_finite": TIMINGS,
         "test_metrics_timings_on_prompt_progress": FIELD,
-        "test_metrics_slots_idle_after_completion": FORM,
         "test_metrics_embedding_prompt_is_counted": "there are no embeddings",
     },
     "test_security.py": {
