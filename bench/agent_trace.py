@@ -1,5 +1,5 @@
-"""An agent's conversation of a wanted length, from made-up words: a system prompt and tools, then turns of two requests.
-The user asks, the model thinks and calls a tool; the tool answers, the model answers the user."""
+"""An agent's conversation of a wanted length, from made-up words: a system prompt and tools, then turns of two
+requests. The user asks, the model thinks and calls a tool; the tool answers, the model answers the user."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@ computed again, and how long the first token takes; `ingot serve` beside `llama-
 
 `python -m bench.conversations --style returned,dropped,edited` measures what bench/results/conversations.jsonl has not
 yet for this commit. The client sends the reasoning back, or drops it (as most do), or also cuts old results of tools.
-The model's words are its own, of fixed lengths (random weights never stop): it thinks, and the client adds the tool call
-that it should have made; then it answers without thinking. With `--scripted` the client writes all words itself, which
-no server has seen. Speed only: the weights are random.
+The model's words are its own, of fixed lengths (random weights never stop): it thinks, and the client adds the tool
+call that it should have made; then it answers without thinking. With `--scripted` the client writes all words itself,
+which no server has seen. Speed only: the weights are random.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Streaming users at a time, `ingot serve` beside `llama-server`: the same random weights with the same bits in body and
-head, the same prompts and lengths of answers, in turns.
+"""Streaming users at a time, `ingot serve` beside `llama-server`: the same random weights with the same bits in body
+and head, the same prompts and lengths of answers, in turns.
 
 `python -m bench.served_load --users 1,4,8,16` builds what is missing and measures what bench/results/served_load.jsonl
 has not yet for this commit, so that an interrupted run goes on. Speed only: the weights are random. Each user asks for
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -119,8 +118,8 @@ def ask(server: Server, args: argparse.Namespace, seed: int, words: Sequence[int
 
 
 def summary(answers: Sequence[Answered]) -> dict[str, float]:
-    """What a cell tells of one server: tokens a second of all and of the median user, seconds to the first token (median
-    and 99th percentile), the longest silence inside an answer."""
+    """What a cell tells of one server: tokens a second of all and of the median user, seconds to the first token
+    (median and 99th percentile), the longest silence inside an answer."""
     wall = max(answer.ended for answer in answers) - min(answer.asked for answer in answers)
     firsts = sorted(answer.first_s for answer in answers)
     return {

@@ -1,5 +1,5 @@
-"""Two servers on the same random weights, for benchmarks over HTTP: `ingot serve` and `llama-server`, each started at the
-highest priority we may have, asked by the same client, and ended."""
+"""Two servers on the same random weights, for benchmarks over HTTP: `ingot serve` and `llama-server`, each started at
+the highest priority we may have, asked by the same client, and ended."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ FETCH = "wants the server to fetch a picture from an address, or the model to se
 UNIFIED = "a place has its own room here, however little the others use of theirs"
 METRICS = "wants a header of llama-server's own; the main names of its metrics are in /metrics"
 TIMINGS = "wants timings in the answer; they are in /metrics"
+FILES = "the server opens no files for its clients"
 FIELD = "uses a field of llama-server's own, which ours refuses by name"
 
 # File -> {test, or test[case]: why it fails here}. All other tests of these files pass.
@@ -103,11 +104,11 @@ FAILS: dict[str, dict[str, str]] = {
         "test_correct_api_key": FORM,
         "test_correct_api_key_anthropic_header": FORM,
         "test_cors_options": CORS,
-        "test_cors_origins_localhost_rejects": "a page that may not ask gets 403 with a sentence, not 200 without a header",
+        "test_cors_origins_localhost_rejects": "a page that may not ask gets 403, not 200 without a header",
         "test_cors_origins_defaults_to_localhost_with_tools_enabled": "the server runs no tools",
         "test_cors_proxy_only_forwards_explicit_proxy_headers": "the server is nobody's proxy",
-        "test_local_media_file[../../../tools-file://mtmd/test-1.jpeg-True]": "the server opens no files for clients",
-        "test_local_media_file[../../../tools-file:////mtmd//test-1.jpeg-True]": "the server opens no files for clients",
+        "test_local_media_file[../../../tools-file://mtmd/test-1.jpeg-True]": FILES,
+        "test_local_media_file[../../../tools-file:////mtmd//test-1.jpeg-True]": FILES,
         "test_local_media_file[../../../tools-file://mtmd/notfound.jpeg-False]": "there is no such option",
         "test_local_media_file[../../../tools-file://../mtmd/test-1.jpeg-False]": "there is no such option",
     },

@@ -42,7 +42,7 @@ def outcomes(file: str, tmp_path: Path) -> dict[str, tuple[str, str]]:
     made = subprocess.run(
         [sys.executable, "-m", "pytest", *words], cwd=THEIRS, env=env, capture_output=True, text=True, timeout=800
     )
-    assert made.returncode in (0, 1) and found.exists(), made.stdout[-2000:] + made.stderr[-2000:]
+    assert made.returncode in (0, 1), made.stdout[-2000:] + made.stderr[-2000:]
     rows = [json.loads(line) for line in found.read_text(encoding="utf-8").splitlines()]
     return {test.partition("::")[2]: (outcome, message) for test, outcome, message in rows}
 

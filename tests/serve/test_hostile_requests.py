@@ -89,6 +89,7 @@ CHAT = [
     ({"chat_template_kwargs": {"enable_thinking": "no"}}, "chat_template_kwargs.enable_thinking", "true or false"),
     ({"chat_template_kwargs": {"documents": []}}, "chat_template_kwargs.documents", "enable_thinking"),
     ({"store": True}, "store", "nothing is stored"),
+    ({"id_slot": "first"}, "id_slot", "a whole number"),
     ({"service_tier": "priority"}, "service_tier", "one class of service"),
     ({"grammar": "root ::= x"}, "grammar", "not supported"),
     ({"user": "u" * 5000}, "user", "1,024 are the most"),
@@ -276,6 +277,25 @@ def test_a_page_that_may_ask(reciting):
         assert (status, headers["access-control-allow-origin"]) == (200, page)
         assert "authorization" in headers["access-control-allow-headers"]
         assert running.ask("/tokenize", {"content": "a"}, headers={"Origin": "https://evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("page", "may"),
+    [
+        ("http://localhost", True),
+        ("https://localhost:3000", True),
+        ("http://127.0.0.1:5173", True),
+        ("http://[::1]:3000", True),
+        ("http://localhost.evil.example", False),
+        ("http://notlocalhost", False),
+        ("http://[::1", False),
+        ("null", False),
+    ],
+)
+def test_pages_of_this_machine(reciting, page, may):
+    with serving(lambda: reciting, origins=["localhost"]) as running:
+        status, _, headers = running.ask("/tokenize", {"content": "a"}, headers={"Origin": page})
+        assert (status, headers.get("access-control-allow-origin")) == ((200, page) if may else (403, None))
 
 
 KEYS = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Authorization": "Bearer secre\u00e9"}]

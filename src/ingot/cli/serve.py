@@ -67,7 +67,11 @@ def parser() -> Parser:
         help="the model's name for clients (default: MODEL); again: other names that it answers to",
     )
     group.add_argument(
-        "--cors", metavar="ORIGIN", action="append", default=[], help="web pages of ORIGIN may ask; localhost: this machine's; *: all"
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="web pages of ORIGIN may ask; localhost: this machine's; *: all",
     )
     group.add_argument("--log-level", choices=LEVELS, default="info", help="what is written to stderr (default: info)")
     chat.add_running(made)

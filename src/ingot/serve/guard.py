@@ -76,7 +76,7 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is None or self._allows(origin) or urlsplit(origin).netloc == headers.get("host"):
+        if origin is None or self._allows(origin) or origin.partition("://")[2] == headers.get("host"):
             return
         raise ApiError(
             403, "web pages of this origin may not ask here; ingot serve --cors ORIGIN allows one", code="cors"
