@@ -11,6 +11,7 @@ which no server has seen. Speed only: the weights are random.
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,6 @@ from bench.side_by_side import WORK
 from ingot.prompt import Tokenizer
 from ingot.spec import read_config
 from ingot.spec.cost import kv_bytes, state_bytes
-from ingot.store.cache import cache_directory
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "tests/data/templates/0.8B_2B.jinja"  # the official one
 STYLES = ("returned", "dropped", "edited")
@@ -147,9 +147,10 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
             more = ["--jinja", "--chat-template-file", str(TEMPLATE), *args.theirs.split()]
             return servers.theirs(source, file, 1, args.context, args.threads, SETTINGS, more)
         more = (args.ours if kept else args.cold).split()
-        return servers.ours(checkpoint, args.format, args.parallel, args.context, args.threads, more)
+        return servers.ours(checkpoint, args.format, args.parallel, args.context, args.threads, more, cache)
 
-    before = kept_bytes()
+    cache = args.work / "cache"
+    shutil.rmtree(cache / "prefix", ignore_errors=True)
     with start(True) as server:
         client = Client(server, trace, style, args, words)
         client.run()
@@ -172,7 +173,7 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
         "asked": client.asked,
         **again,
         **memory,
-        **(_disk(checkpoint, client, kept_bytes() - before) if who == "ours" else {}),
+        **(_disk(checkpoint, client, kept_bytes(cache)) if who == "ours" else {}),
         "command": command,
         **roof,
         "llama": llama.SDIST,
@@ -181,9 +182,9 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
     print(summary(record), flush=True)
 
 
-def kept_bytes() -> int:
+def kept_bytes(cache: Path) -> int:
     """Bytes of states on disk."""
-    return sum(path.stat().st_size for path in (cache_directory() / "prefix").rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in (cache / "prefix").rglob("*") if path.is_file())
 
 
 def _disk(checkpoint: Path, client: Client, kept: int) -> Record:

@@ -57,7 +57,7 @@ def _cell(
     roof, found, commands = limits.reading(args.threads), {}, {}
     for who in engines:
         made = (
-            servers.ours(checkpoint, args.format, users, context, args.threads, args.ours.split())
+            servers.ours(checkpoint, args.format, users, context, args.threads, args.ours.split(), args.work / "cache")
             if who == "ours"
             else servers.theirs(source, file, users, context, args.threads, SETTINGS, args.theirs.split())
         )

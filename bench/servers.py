@@ -110,12 +110,12 @@ def started(who: str, command: Sequence[object], env: Mapping[str, str] | None =
 
 
 def ours(
-    checkpoint: Path, fmt: str, users: int, context: int, threads: int, more: Sequence[str] = ()
+    checkpoint: Path, fmt: str, users: int, context: int, threads: int, more: Sequence[str], cache: Path
 ) -> contextlib.AbstractContextManager[Server]:
-    """`ingot serve` with room for so many users of so many tokens."""
+    """`ingot serve` with room for so many users of so many tokens; what it keeps on disk is in `cache`."""
     words = [sys.executable, "-m", "ingot.cli", "serve", checkpoint, "--weights", fmt, "--port", "{port}"]
     words += ["--parallel", users, "--context", context, "--threads", threads, "--log-level", "warning", *more]
-    return started("ours", words, environment())
+    return started("ours", words, environment() | {"INGOT_CACHE": str(cache)})
 
 
 def theirs(
