@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
     nothing kept."""
     tokenizer = Tokenizer.from_directory(checkpoint)
     trace = Trace(lambda text: len(tokenizer.encode(text)), args.scale)
-    words, roof = readable(checkpoint), limits.reading(args.threads)
+    roof, cache = limits.reading(args.threads), args.work / "cache"
 
     def start(kept: bool) -> Any:
         if who == "theirs":
@@ -149,20 +149,13 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
         more = (args.ours if kept else args.cold).split()
         return servers.ours(checkpoint, args.format, args.parallel, args.context, args.threads, more, cache)
 
-    cache = args.work / "cache"
     shutil.rmtree(cache / "prefix", ignore_errors=True)
     with start(True) as server:
-        client = Client(server, trace, style, args, words)
+        client = Client(server, trace, style, args, readable(checkpoint))
         client.run()
-        memory, command = server.memory(), server.command
-    last = client.messages.pop()
-    again = {}
-    for name, kept in (("restarted", True), ("cold", False)) if who == "ours" or args.restart_theirs else ():
-        with start(kept) as server:
-            answer = servers.ask(server, "/v1/chat/completions", client.body(thinking=False))
-            again[name] = {"prompt": answer.prompt, "cached": answer.cached, "first_s": answer.first_s}
-            print(f"{who} {style} {name} {again[name]}", flush=True)
-    client.messages.append(last)
+        told = server.memory() | {"command": server.command}
+    if who == "ours":
+        told |= _disk(checkpoint, client, kept_bytes(cache)) | _again(client, start)
     record: Record = {
         "kind": "conversation",
         "time": now(),
@@ -171,15 +164,24 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
         **_key(args, style, who),
         "threads": args.threads,
         "asked": client.asked,
-        **again,
-        **memory,
-        **(_disk(checkpoint, client, kept_bytes(cache)) if who == "ours" else {}),
-        "command": command,
+        **told,
         **roof,
         "llama": llama.SDIST,
     }
     append(args.out, record)
     print(summary(record), flush=True)
+
+
+def _again(client: Client, start: Callable[[bool], Any]) -> Record:
+    """The last request on a new process that finds what the old one kept, and on one that has nothing."""
+    client.messages.pop()  # its answer
+    found: Record = {}
+    for name, kept in (("restarted", True), ("cold", False)):
+        with start(kept) as server:
+            answer = servers.ask(server, "/v1/chat/completions", client.body(thinking=False))
+        found[name] = {"prompt": answer.prompt, "cached": answer.cached, "first_s": answer.first_s}
+        print(f"{name} {found[name]}", flush=True)
+    return found
 
 
 def kept_bytes(cache: Path) -> int:
@@ -242,7 +244,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ours", default="", help="more options of ingot serve")
     parser.add_argument("--cold", default="", help="its options where nothing may be kept from before")
     parser.add_argument("--theirs", default="", help="more options of llama-server")
-    parser.add_argument("--restart-theirs", action="store_true", help="theirs after a restart, too: it keeps nothing")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=WORK, help=f"gigabytes go here (default: {WORK})")
     parser.add_argument("--llama", type=Path, help="where the llama-cpp-python sdist is unpacked (default: WORK)")
