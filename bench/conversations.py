@@ -23,7 +23,7 @@ from bench.agent_trace import TOOLS, Message, Trace
 from bench.checkpoints import official_shape, with_template
 from bench.process import alone
 from bench.results import RESULTS, Record, append, commit, now, read_records
-from bench.served_load import SETTINGS, readable
+from bench.served_load import BIAS, SETTINGS, readable
 from bench.servers import Answered, Server
 from bench.side_by_side import WORK
 from ingot.prompt import Tokenizer
@@ -33,6 +33,7 @@ from ingot.spec.cost import kv_bytes, state_bytes
 TEMPLATE = Path(__file__).resolve().parents[1] / "tests/data/templates/0.8B_2B.jinja"  # the official one
 STYLES = ("returned", "dropped", "edited")
 TURNS, CUT_AT = 8, (5, 7)  # turns before which the style "edited" cuts the oldest result that is whole
+END_BIAS = 100  # of the token that ends an answer, where it may
 SLACK = 64  # tokens that may be computed again beside what is new and the last visible answer
 
 
@@ -45,6 +46,7 @@ class Client:
     style: str
     args: argparse.Namespace
     words: Sequence[int]
+    end: int  # the token that ends an answer
     messages: list[Message] = field(default_factory=list)
     asked: list[Record] = field(default_factory=list)
     new: int = 0  # tokens that the client has written since the last request
@@ -65,7 +67,7 @@ class Client:
     def ask(self, turn: int, thinking: bool) -> Answered:
         """One request, noted."""
         answer = servers.ask(self.server, "/v1/chat/completions", self.body(thinking))
-        assert answer.tokens == self.args.answer, answer.usage
+        assert self.args.answer <= answer.tokens <= self.args.answer + 1, answer.usage
         bound = self.new + self.visible + SLACK
         recomputed = answer.prompt - answer.cached
         about = {"turn": turn, "step": "call" if thinking else "answer", "prompt": answer.prompt}
@@ -80,15 +82,21 @@ class Client:
             "messages": self.messages,
             "tools": TOOLS,
             "chat_template_kwargs": {"enable_thinking": thinking},
-            "max_tokens": self.args.answer,
-            "ignore_eos": True,
+            **self._length(ends=not thinking),
             "temperature": 1.0,
             "top_k": 20,
             "top_p": 1.0,
             "min_p": 0.0,
             "seed": len(self.messages),
-            "logit_bias": {str(word): 100 for word in self.words},
+            "logit_bias": {str(word): BIAS for word in self.words} | {str(self.end): END_BIAS},
         }
+
+    def _length(self, ends: bool) -> dict[str, Any]:
+        """A fixed length. An answer that ends is what makes `ingot serve` read ahead; llama-server does not, and has
+        no min_tokens."""
+        if ends and self.server.who == "ours":
+            return {"min_tokens": self.args.answer, "max_tokens": self.args.answer + 8}
+        return {"max_tokens": self.args.answer, "ignore_eos": True}
 
     def _say(self, message: Message) -> None:
         self.messages.append(message)
@@ -151,7 +159,7 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
 
     shutil.rmtree(cache / "prefix", ignore_errors=True)
     with start(True) as server:
-        client = Client(server, trace, style, args, readable(checkpoint))
+        client = Client(server, trace, style, args, readable(checkpoint), tokenizer.token_id("<|im_end|>"))
         client.run()
         told = server.memory() | {"command": server.command}
     if who == "ours":

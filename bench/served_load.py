@@ -14,7 +14,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from bench.side_by_side import WORK
 from ingot.prompt import Tokenizer
 
 WARM_UP = 1000  # the seed of an answer that is not counted
+BIAS = 60  # of the words that answers are made of; random logits are within 5
 # llama.cpp's fastest at decoding (bench.side_by_side), with the batches that read prompts fastest
 SETTINGS = {"--repack": "1", "-fa": "on", "-lm": "none", "-ub": "256"}
 
@@ -97,8 +97,8 @@ def load(server: Server, args: argparse.Namespace, users: int, words: Sequence[i
 
 
 def ask(server: Server, args: argparse.Namespace, seed: int, words: Sequence[int]) -> Answered:
-    """One answer of the length wanted, after random ids. Its tokens are drawn from `words`, whole letters, so that each
-    is a piece of the stream, and no server can guess the next."""
+    """One answer of the length wanted, after random ids. Its tokens are drawn from `words`, whole characters, so
+    that each is a piece of the stream, and no server can guess the next."""
     ids = np.random.default_rng(seed).integers(256, 200_000, args.prompt)
     body = {
         "prompt": ids.tolist(),
@@ -109,7 +109,7 @@ def ask(server: Server, args: argparse.Namespace, seed: int, words: Sequence[int
         "top_p": 1.0,
         "min_p": 0.0,
         "seed": seed,
-        "logit_bias": {str(word): 100 for word in words},
+        "logit_bias": {str(word): BIAS for word in words},
     }
     answer = servers.ask(server, "/v1/completions", body)
     assert (answer.prompt, answer.tokens) == (args.prompt, args.answer), answer.usage
@@ -150,10 +150,11 @@ def row(record: Mapping[str, Any]) -> str:
 
 
 def readable(checkpoint: Path) -> list[int]:
-    """Tokens that are two small letters."""
+    """Tokens that are a digit, of several scripts. Each is a word of its own to the tokenizer: what was made of them
+    and is sent back as text is cut into the same tokens, as with a real model's words."""
     tokenizer = Tokenizer.from_directory(checkpoint)
-    pairs = (tokenizer.encode(a + b) for a in ascii_lowercase[:16] for b in ascii_lowercase[:16])
-    return [int(pair[0]) for pair in pairs if len(pair) == 1]
+    digits = (tokenizer.encode(chr(code)) for code in range(0x800) if chr(code).isdigit())
+    return [int(digit[0]) for digit in digits if len(digit) == 1]
 
 
 def _key(args: argparse.Namespace, peer: str, users: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_a_trace_has_the_lengths_it_should():
 def test_a_conversation(server, style, monkeypatch):
     """Eight turns of two requests; what a client keeps of an answer; a bound that knows what is new."""
     args = argparse.Namespace(scripted=False, pause=0, answer=0)
-    client = Client(server, Trace(count, 0.02), style, args, [])
+    client = Client(server, Trace(count, 0.02), style, args, [], 7)
     bodies = []
 
     def ask(server, path, body):
