@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not NUGGET, reason="the nugget's weights are not here"),
 ]
 ROUNDS, CLIENTS = 10, 4
-RULES = [f"Rule {i}: {'greet the user and add {} to {} '.format(i, 7 * i) * 40}" for i in range(3)]
+RULES = [f"Rule {i}: {f'greet the user and add {i} to {7 * i} ' * 40}" for i in range(3)]
 ASKED = [
     [{"role": "system", "content": rules}, {"role": "user", "content": f"What is {12 + i} + {25 + place}?"}]
     for place, rules in enumerate(RULES)
