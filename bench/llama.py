@@ -15,7 +15,7 @@ from typing import Any
 from bench.process import Ran, run
 
 SDIST = "llama-cpp-python==0.3.36"
-TARGETS = ("llama-bench", "llama-quantize", "llama-perplexity")
+TARGETS = ("llama-bench", "llama-quantize", "llama-perplexity", "llama-server")
 # Our format -> files of theirs to hold beside it: the first has the same bits in body and head, the others are what
 # people run. Name -> what llama-quantize is told; bf16 is what the converter writes.
 FILES = {

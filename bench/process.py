@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POLL_S = 0.01
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def run(words: Sequence[object], timeout: float = 900, env: Mapping[str, str] | 
             stdout=out,
             stderr=errors,
             env=dict(env) if env else None,
-            preexec_fn=_first,
+            preexec_fn=first,
             start_new_session=True,
         )
         anonymous = file = 0
@@ -47,7 +48,7 @@ def run(words: Sequence[object], timeout: float = 900, env: Mapping[str, str] | 
                 pid, status, usage = os.wait4(child.pid, os.WNOHANG)
                 if pid:
                     break
-                now = _resident(child.pid)
+                now = resident(child.pid)
                 anonymous, file = max(anonymous, now[0]), max(file, now[1])
                 if time.perf_counter() - begin > timeout:
                     raise RuntimeError(f"{' '.join(command)}: not done after {timeout:.0f} s")
@@ -66,6 +67,11 @@ def run(words: Sequence[object], timeout: float = 900, env: Mapping[str, str] | 
         return Ran(out.read().decode(), seconds, usage.ru_maxrss * 1024, anonymous, file, round(others, 3))
 
 
+def environment() -> dict[str, str]:
+    """This process's, with the clone's own sources before what is installed."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+
+
 @contextlib.contextmanager
 def alone(lock: Path | None) -> Iterator[None]:
     """While it holds the lock file no other measurement that knows the file runs."""
@@ -79,7 +85,7 @@ def alone(lock: Path | None) -> Iterator[None]:
         yield
 
 
-def _first() -> None:
+def first() -> None:
     """Before others: the session's scheduling group and the process, as far as the system lets us."""
     with contextlib.suppress(OSError):
         Path("/proc/self/autogroup").write_text("-20")
@@ -87,7 +93,7 @@ def _first() -> None:
         os.nice(-20)
 
 
-def _resident(pid: int) -> tuple[int, int]:
+def resident(pid: int) -> tuple[int, int]:
     """Bytes of anonymous and of file-backed memory in RAM; zeros where /proc does not tell."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()

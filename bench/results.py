@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import random
 import statistics
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,25 @@ Record = dict[str, Any]
 def read_records(path: Path) -> list[Record]:
     """The JSON lines of a file; none where it does not exist."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, record: Record) -> None:
+    """One more JSON line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def now() -> str:
+    """The time of a record."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def commit() -> str:
+    """The commit of the source tree, with a + when src or native differ from it."""
+    head = subprocess.run(["git", "rev-parse", "--short=9", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "native"], cwd=ROOT)
+    return head.stdout.strip() + ("+" if changed.returncode else "")
 
 
 def ratio(pairs: Sequence[tuple[float, float]], higher_is_better: bool = True) -> tuple[float, float, float]:

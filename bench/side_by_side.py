@@ -12,19 +12,16 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import limits, llama
 from bench.checkpoints import official_shape
-from bench.process import Ran, alone, run
-from bench.results import RESULTS, read_records
+from bench.process import Ran, alone, environment, run
+from bench.results import RESULTS, append, commit, now, read_records
 
-ROOT = Path(__file__).resolve().parents[1]
 WORK = Path.home() / ".cache/ingot-bench"
 
 
@@ -103,13 +100,13 @@ def _pair(
             if engine == "theirs":
                 found[engine] = llama.bench(source, path, test.theirs, args.threads, settings)
             else:
-                ran = run(command, env=_environment())
+                ran = run(command, env=environment())
                 found[engine] = json.loads(ran.stdout.splitlines()[-1]), ran
     ours, theirs = found["ours"], found["theirs"]
     record = {
         "kind": "side_by_side",
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "time": now(),
+        "commit": commit(),
         "machine": limits.machine(),
         "size": args.size,
         "format": fmt,
@@ -129,9 +126,7 @@ def _pair(
         "theirs_command": " ".join(["llama-bench", "-m", path.name, *llama.words(test.theirs, args.threads, settings)]),
         "llama": f"{llama.SDIST} ({theirs[0]['build_commit']})",
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    append(args.out, record)
     ratio = record["ours"] / record["theirs"]
     print(
         f"{args.size} {fmt:<5} {peer:<10} {cell:<15} run {turn}: ours {record['ours']:.1f}, theirs "
@@ -186,20 +181,9 @@ def _settings(args: argparse.Namespace, source: Path, checkpoint: Path, peer: st
 
 def _done(args: argparse.Namespace, fmt: str, peer: str, cell: str) -> int:
     """How many pairs of this commit the results have."""
-    wanted = {"commit": _commit(), "size": args.size, "format": fmt, "peer": peer, "cell": cell}
+    wanted = {"commit": commit(), "size": args.size, "format": fmt, "peer": peer, "cell": cell}
     wanted |= {"threads": args.threads, "kv": args.kv or "default"}
     return sum(all(record.get(k) == v for k, v in wanted.items()) for record in read_records(args.out))
-
-
-def _commit() -> str:
-    """The commit of the source tree, with a + when src or native differ from it."""
-    head = subprocess.run(["git", "rev-parse", "--short=9", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "native"], cwd=ROOT)
-    return head.stdout.strip() + ("+" if changed.returncode else "")
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
 
 
 def _arguments() -> argparse.Namespace:

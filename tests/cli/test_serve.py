@@ -55,8 +55,8 @@ LONG = {"messages": SUM, "ignore_eos": True, "max_tokens": 1500, "stream": True}
 
 
 def test_it_answers_and_a_signal_ends_it():
-    with started("--parallel", "2", "--context", "900", "--alias", "sums") as (process, port):
-        connection, response = ask(port, messages=SUM, model="sums", temperature=0)
+    with started("--parallel", "2", "--context", "900", "--alias", "sums", "--alias", "plus") as (process, port):
+        connection, response = ask(port, messages=SUM, model="plus", temperature=0)
         assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
         connection.close()
         process.send_signal(signal.SIGTERM)

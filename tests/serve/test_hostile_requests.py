@@ -105,6 +105,7 @@ CHAT = [
     ),
     ({"messages": [{**HELLO[0], "cache_control": {"type": "ephemeral"}}] * 5}, None, "hold 5 cache breakpoints"),
     ({"store": True}, "store", "nothing is stored"),
+    ({"id_slot": "first"}, "id_slot", "a whole number"),
     ({"service_tier": "priority"}, "service_tier", "one class of service"),
     ({"grammar": "root ::= x"}, "grammar", "not supported"),
     ({"user": "u" * 5000}, "user", "1,024 are the most"),
@@ -289,9 +290,28 @@ def test_a_page_that_may_ask(reciting):
         assert (status, headers["access-control-allow-origin"]) == (200, page)
         asked = {"Origin": page, "Access-Control-Request-Method": "POST"}
         status, _, headers = running.ask("/v1/chat/completions", method="OPTIONS", headers=asked)
-        assert (status, headers["access-control-allow-origin"]) == (204, page)
+        assert (status, headers["access-control-allow-origin"]) == (200, page)
         assert "authorization" in headers["access-control-allow-headers"]
         assert running.ask("/tokenize", {"content": "a"}, headers={"Origin": "https://evil.example"})[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("page", "may"),
+    [
+        ("http://localhost", True),
+        ("https://localhost:3000", True),
+        ("http://127.0.0.1:5173", True),
+        ("http://[::1]:3000", True),
+        ("http://localhost.evil.example", False),
+        ("http://notlocalhost", False),
+        ("http://[::1", False),
+        ("null", False),
+    ],
+)
+def test_pages_of_this_machine(reciting, page, may):
+    with serving(lambda: reciting, origins=["localhost"]) as running:
+        status, _, headers = running.ask("/tokenize", {"content": "a"}, headers={"Origin": page})
+        assert (status, headers.get("access-control-allow-origin")) == ((200, page) if may else (403, None))
 
 
 KEYS = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Authorization": "Bearer secre\u00e9"}]

@@ -14,6 +14,7 @@ from tests.serve.running import serving, user
 from tests.serve.test_scripted_server import TOOL
 
 openai = pytest.importorskip("openai")
+pydantic = pytest.importorskip("pydantic")
 NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
 OFF = {"chat_template_kwargs": {"enable_thinking": False}}
 
@@ -85,12 +86,57 @@ def test_completions(client):
     assert made.choices[0].logprobs.text_offset[1] == 1
 
 
-def test_a_stream_of_a_completion(served):
-    """Not strictly: the client's own schema has no null for a reason that is not there yet, OpenAI's answers have."""
+@pytest.mark.parametrize("more", [{}, {"logprobs": 2, "stream_options": {"include_usage": True}}])
+def test_a_stream_of_a_completion(served, more):
+    """Strictly, but for one place: the client's schema, like OpenAI's own, has no null for the reason that is not there
+    yet, and OpenAI's answers have it in every chunk but an answer's last."""
     with openai.OpenAI(base_url=served.url, api_key="none") as client:
-        chunks = list(client.completions.create(model="scripted", prompt="hello", max_tokens=99, stream=True))
-    assert "".join(chunk.choices[0].text for chunk in chunks) == SAYS["hello"]
-    assert [chunk.choices[0].finish_reason for chunk in chunks[-2:]] == [None, "stop"]
+        stream = client.completions.with_streaming_response.create(
+            model="scripted", prompt=["hello", "unicode"], max_tokens=99, stream=True, **more
+        )
+        with stream as response:
+            lines = [line[6:] for line in response.iter_lines() if line.startswith("data: ")]
+    assert lines.pop() == "[DONE]"
+    chunks = [json.loads(line) for line in lines]
+    said = ["", ""]
+    for chunk in chunks:
+        assert wrong_places(chunk) == {
+            ("choices", place, "finish_reason")
+            for place, choice in enumerate(chunk["choices"])
+            if choice["finish_reason"] is None
+        }
+        for choice in chunk["choices"]:
+            said[choice["index"]] += choice["text"]
+    assert said == [SAYS["hello"], SAYS["unicode"]]
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"] if c["finish_reason"]] == ["stop"] * 2
+    assert bool(chunks[-1].get("usage")) == bool(more)
+
+
+def wrong_places(chunk):
+    """Where the client's model of a completion refuses a chunk."""
+    try:
+        openai.types.Completion.model_validate(chunk)
+    except pydantic.ValidationError as error:
+        return {one["loc"] for one in error.errors()}
+    return set()
+
+
+def test_without_v1(served):
+    """A base_url that lacks it, as some clients and people write it."""
+    with client_of(served, base_url=served.url.removesuffix("/v1")) as client:
+        made = client.chat.completions.create(model="scripted", messages=[user("hello")], extra_body=OFF)
+        assert made.choices[0].message.content == SAYS["hello"]
+        assert client.completions.create(model="scripted", prompt="hello", max_tokens=99).choices[0].text
+        assert client.models.retrieve("scripted").id == client.models.list().data[0].id
+
+
+def test_other_names_and_slots(reciting):
+    """All names are listed and answer under the first; a slot of llama-server's clients changes nothing."""
+    with serving(lambda: reciting, names=["small", "gpt-4o"]) as running, client_of(running) as client:
+        assert [model.id for model in client.models.list()] == ["small", "gpt-4o"]
+        more = {**OFF, "id_slot": 0}
+        made = client.chat.completions.create(model="gpt-4o", messages=[user("hello")], extra_body=more)
+        assert (made.model, made.choices[0].message.content) == ("small", SAYS["hello"])
 
 
 def test_models(client):

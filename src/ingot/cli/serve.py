@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from ingot.cli import chat
@@ -73,9 +74,19 @@ def parser() -> Parser:
         help="of what the prefix cache gives, so much is computed again when idle, and compared (default: 0.001)",
     )
     group.add_argument("--queue", type=int, metavar="N", help="requests that may wait beside them (default: 32)")
-    group.add_argument("--alias", metavar="NAME", help="the model's name for clients (default: MODEL)")
     group.add_argument(
-        "--cors", metavar="ORIGIN", action="append", default=[], help="web pages of ORIGIN may ask; * all"
+        "--alias",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="the model's name for clients (default: MODEL); again: other names that it answers to",
+    )
+    group.add_argument(
+        "--cors",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="web pages of ORIGIN may ask; localhost: this machine's; *: all",
     )
     group.add_argument(
         "--drain",
@@ -185,10 +196,10 @@ def _serve(args: argparse.Namespace, key: str | None) -> int:
     return code
 
 
-def _names(model: str, alias: str | None) -> list[str]:
-    """What clients may call it: the alias, and what was given here, of a path its last part."""
+def _names(model: str, aliases: Sequence[str]) -> list[str]:
+    """What clients may call it: the aliases, and what was given here, of a path its last part."""
     own = Path(model).name if os.path.isdir(model) else model
-    return list(dict.fromkeys(name for name in (alias, own) if name))
+    return list(dict.fromkeys([*aliases, own]))
 
 
 def _check(args: argparse.Namespace, key: str | None) -> None:
@@ -212,8 +223,9 @@ def _check(args: argparse.Namespace, key: str | None) -> None:
         raise UsageError(f"--port is {args.port}; 0 to 65535 is needed")
     if key is not None and not (key.isascii() and key.isprintable() and key.strip() == key and key):
         raise UsageError("--api-key is empty or holds what no header can carry; printable ASCII is needed")
-    if args.alias is not None and not (args.alias.strip() and args.alias.isprintable()):
-        raise UsageError(f"--alias is {args.alias!r}; a name is needed")
+    for alias in args.alias:
+        if not (alias.strip() and alias.isprintable()):
+            raise UsageError(f"--alias is {alias!r}; a name is needed")
     if key is None and not _is_loopback(args.host):
         raise UsageError(
             f"--host is {args.host}, which others can reach; that needs a key\n"

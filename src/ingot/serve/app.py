@@ -120,10 +120,10 @@ def build_app(service: Service, access: Access) -> Guard:
     """The ASGI application."""
     made = Endpoints(service)
     routes = [
-        Route("/v1/chat/completions", made.chat, methods=["POST"]),
-        Route("/v1/completions", made.completion, methods=["POST"]),
-        Route("/v1/models", made.models, methods=["GET"]),
-        Route("/v1/models/{name:path}", made.model, methods=["GET"]),
+        *_versioned("/chat/completions", made.chat, "POST"),
+        *_versioned("/completions", made.completion, "POST"),
+        *_versioned("/models", made.models, "GET"),
+        *_versioned("/models/{name:path}", made.model, "GET"),
         Route("/tokenize", made.tokenize, methods=["POST"]),
         Route("/detokenize", made.detokenize, methods=["POST"]),
         Route("/health", made.health, methods=["GET"]),
@@ -137,6 +137,11 @@ def build_app(service: Service, access: Access) -> Guard:
         Exception: _broken,
     }
     return Guard(Starlette(routes=routes, exception_handlers=handlers), access)
+
+
+def _versioned(path: str, endpoint: Callable[..., Any], method: str) -> list[Route]:
+    """A path of OpenAI's, and the same for clients whose base_url lacks the /v1."""
+    return [Route(prefix + path, endpoint, methods=[method]) for prefix in ("/v1", "")]
 
 
 class Endpoints:

@@ -61,9 +61,16 @@ def count(name: str, value: Any) -> int:
     return value
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(name, value, "a whole number")
+    return value
+
+
 def priority(name: str, value: Any) -> int:
     """A whole number, lower goes first."""
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > most("priority"):
+    if abs(whole(name, value)) > most("priority"):
         raise _wrong(name, value, f"a whole number from {-most('priority')} to {most('priority')}")
     return value
 
@@ -174,6 +181,7 @@ HARMLESS: dict[str, Check] = {
     "metadata": mapping,
     "store": only(False, because="nothing is stored"),
     "service_tier": only("auto", "default", because=_ALONE),
+    "id_slot": whole,  # llama.cpp's: which of its states is to be used
 }
 SHARED: dict[str, Check] = {
     **dict.fromkeys(SAMPLING, any_value),

@@ -23,7 +23,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 @dataclass(frozen=True)
 class Access:
     """`hosts`: names in the Host header that are answered (None: all); `key`: what clients must send (None: nothing);
-    `origins`: web pages that may ask ("*": all)."""
+    `origins`: web pages that may ask ("*": all; "localhost": those that this machine serves, on any port)."""
 
     hosts: Collection[str] | None = LOOPBACK
     key: str | None = None
@@ -62,7 +62,7 @@ class Guard:
         self._check_host(headers)
         self._check_origin(headers)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            return Response(status_code=204)
+            return Response(status_code=200)
         if scope["path"] not in PROBES:
             self._check_key(headers)
         if self.open >= most("connections"):
@@ -76,7 +76,7 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("origin")
-        if origin is None or self._allows(origin) or urlsplit(origin).netloc == headers.get("host"):
+        if origin is None or self._allows(origin) or origin.partition("://")[2] == headers.get("host"):
             return
         raise ApiError(
             403, "web pages of this origin may not ask here; ingot serve --cors ORIGIN allows one", code="cors"
@@ -92,7 +92,8 @@ class Guard:
             raise ApiError(401, message, code="invalid_api_key")
 
     def _allows(self, origin: str) -> bool:
-        return "*" in self.access.origins or origin in self.access.origins
+        allowed = self.access.origins
+        return "*" in allowed or origin in allowed or ("localhost" in allowed and _host_of(origin) in LOOPBACK)
 
     def _with_cors(self, headers: Headers, send: Send) -> Send:
         origin = headers.get("origin")
@@ -116,7 +117,11 @@ class Guard:
 
 def _host(header: str) -> str:
     """The name in a Host header, without its port; "" for one that is none."""
+    return _host_of(f"//{header}")
+
+
+def _host_of(url: str) -> str:
     try:
-        return urlsplit(f"//{header}").hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""
