@@ -1,4 +1,4 @@
-"""Drafts in a whole model: logits and states are those of plain decoding, whatever is accepted. Every comparison is ==."""
+"""Drafts in a whole model: logits and states are those of plain decoding, whatever is accepted. Comparisons are ==."""
 
 from __future__ import annotations
 

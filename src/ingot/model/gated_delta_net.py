@@ -12,8 +12,8 @@ from ingot.model.composite import composite
 
 @composite
 def delta_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, pool: Any = None) -> Any:
-    """y_TD of one Gated DeltaNet layer; `pool` is (conv tail, delta state) and perhaps drafts, updated in place, or None
-    for zeros.
+    """y_TD of one Gated DeltaNet layer; `pool` is (conv tail, delta state), perhaps with drafts, updated in place, or
+    None for zeros.
 
         q, k, v = silu(conv(x W_qkv))       z, b, a = x W_z, x W_b, x W_a
         o = delta_rule(q/|q| K^-1/2, k/|k|, v, decay(a), sigmoid(b))
