@@ -43,13 +43,13 @@ struct DeltaWeights {
 // The integer arrays of Segments that an operation reads.
 Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages);
 
-// Tokens that are not certain: the rows that wait, which of them were accepted, and how many of a run's own are
+// Tokens that are not certain: windows of those that wait, which of them were accepted, and how many of a run's own are
 // certain.
 struct Uncertain {
   const std::optional<Out>& drafts;
-  const std::optional<In>&accepted, &commit;
+  const std::optional<In>&window, &accepted, &commit;
 
-  // Checked, for runs whose slots are: rows of `width`, or of at least `least`.
+  // Checked, for runs and slots that are: rows of `width`, or of at least `least`.
   Drafts write(Shapes& shapes, Ragged& seg, int64_t least, int64_t width = 0) const;
 };
 

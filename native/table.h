@@ -61,11 +61,10 @@ struct Ragged {
   const int32_t* pages;              // [S, P]
   int64_t count;                     // S
   int64_t width;                     // P
-  const int32_t *accepted, *commit;  // [S]; null: no drafts, and every token is written to the state
+  const int32_t *window, *accepted, *commit;  // [S]; null: no drafts, and every token is written to the state
 };
 
-// Tokens of a pass that the state has not taken, in rows [slots, L, R] of a slot: u [C], k [G, K], v [H, V], decay [H],
-// beta [H].
+// Tokens that a state has not taken, windows [N, L, R] of rows: u [C], k [G, K], v [H, V], decay [H], beta [H].
 struct Drafts {
   float* rows;  // or null
   int64_t length, width;

@@ -77,7 +77,7 @@ inline void causal_conv1d(const Conv& op, const Tile& tile, float* taps) {
   }
 }
 
-// The tail becomes the last W - 1 rows of the past and of the segment's committed u, and the drafts its other rows, for
+// The tail becomes the last W - 1 rows of the past and of the segment's committed u, and the window its other rows, for
 // channels first .. first + count. Ascending r reads only tail rows that are still old. Runs after every convolution of
 // the segment and its channels.
 inline void keep_tail(const Conv& op, int64_t segment, int64_t first, int64_t count) {

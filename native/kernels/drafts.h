@@ -1,5 +1,5 @@
 // A run of which only the first tokens are certain. Before its own tokens the state takes the accepted ones of the last
-// pass, from their rows of the drafts; after `commit` of its own it stays as it is, and the others go to the drafts.
+// pass, from their window; after `commit` of its own it stays as it is, and the others go to the window.
 #pragma once
 
 #include "rows.h"
@@ -8,7 +8,7 @@ namespace ingot::INGOT_ISA {
 
 struct Span {
   int64_t tokens, accepted, commit;
-  float* rows;  // the slot's drafts, or null
+  float* rows;  // of its window, or null
   int64_t width;
 
   bool empty() const { return tokens + accepted == 0; }
@@ -16,10 +16,11 @@ struct Span {
 };
 
 inline Span span_of(const Drafts& drafts, const Ragged& seg, int64_t segment) {
-  const int64_t tokens = seg.offset[segment + 1] - seg.offset[segment], slot = seg.slot[segment];
-  if (!drafts.rows || slot < 0) return {tokens, 0, tokens, nullptr, 0};
+  const int64_t tokens = seg.offset[segment + 1] - seg.offset[segment];
+  const int64_t window = drafts.rows && seg.window ? seg.window[segment] : -1;
+  if (window < 0) return {tokens, 0, tokens, nullptr, 0};
   return {tokens, seg.accepted ? seg.accepted[segment] : 0, seg.commit ? seg.commit[segment] : tokens,
-          drafts.rows + slot * drafts.length * drafts.width, drafts.width};
+          drafts.rows + window * drafts.length * drafts.width, drafts.width};
 }
 
 // Where the parts of a row are that the delta rule needs.

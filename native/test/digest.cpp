@@ -77,8 +77,8 @@ void rows(Context& context) {
 // first token is certain.
 struct Runs {
   int32_t offset[3] = {0, 70, 73}, start[2] = {0, 5}, slot[2] = {0, 1}, pages[4] = {0, 1, 2, 2};
-  int32_t accepted[2] = {0, 2}, commit[2] = {70, 1};
-  Ragged ragged() const { return {offset, start, slot, pages, 2, 2, accepted, commit}; }
+  int32_t window[2] = {-1, 0}, accepted[2] = {0, 2}, commit[2] = {70, 1};
+  Ragged ragged() const { return {offset, start, slot, pages, 2, 2, window, accepted, commit}; }
 };
 
 void recurrence(Context& context) {
@@ -89,7 +89,7 @@ void recurrence(Context& context) {
   auto log_decay = draw(beta.size(), 9), state = draw(size_t(2 * heads * size * size), 10);
   for (float& x : log_decay) x = x < 0 ? x : -x;
   const int64_t length = 3, width = key_heads * size + heads * (size + 2);
-  auto drafts = draw(size_t(2 * length * width), 22);
+  auto drafts = draw(size_t(length * width), 22);
   std::vector<float> o(v.size());
   const DeltaRule op{q.data(),
                      k.data(),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingot.model import add_drafts, build, new_pools, settle
+from ingot.model import add_windows, build, new_pools, settle
 from ingot.model.decoder import delta_layer
 from ingot.model.gated_delta_net import delta_mixer
 from ingot.ops.segments import Segments
@@ -37,7 +37,7 @@ class Rows:
         self.ops, self.root, self.pools = ops, root, new_pools(ops, CONFIG, slots=2, pages=6)
         self.length, self.accepted = [0, 0], [0, 0]
         if drafts:
-            add_drafts(ops, CONFIG, self.pools, drafts)
+            add_windows(ops, CONFIG, self.pools, 2, drafts)
 
     def feed(self, s: int, ids: np.ndarray, commit: int | None = None) -> Segments:
         offset, start = np.array([0, len(ids)], np.int32), np.array([self.length[s]], np.int32)
@@ -45,7 +45,8 @@ class Rows:
         seg = Segments(offset, start, position, np.array([s], np.int32), PAGES[s : s + 1])
         if commit is None:
             return seg
-        return replace(seg, accepted=np.array([self.accepted[s]], np.int32), commit=np.array([commit], np.int32))
+        drafts = {"window": 1 - s, "accepted": self.accepted[s], "commit": commit}
+        return replace(seg, **{name: np.array([n], np.int32) for name, n in drafts.items()})
 
     def run(self, *passes: tuple[int, np.ndarray, int | None]) -> np.ndarray:
         ids = np.concatenate([ids for _, ids, _ in passes])
@@ -95,7 +96,7 @@ def test_any_schedule_of_drafts(isa: str, schedule: list[tuple[tuple[int, int, i
     for s in range(2):
         assert cases.same_bits([np.concatenate(got[s])], [want[s]])
         if rows.accepted[s]:
-            settle(ops, CONFIG, rows.pools, s, rows.accepted[s])
+            settle(ops, CONFIG, rows.pools, s, 1 - s, rows.accepted[s])
         if rows.length[s]:
             assert cases.same_bits(rows.state(s), other.state(s))
 
@@ -105,7 +106,7 @@ def test_settling_twice_is_settling_once() -> None:
     rows = Rows(OPS, ROOT, LENGTH)
     rows.run((1, IDS[1, :6], 2))
     rows.length[1] = 5
-    settle(OPS, CONFIG, rows.pools, 1, 3)
+    settle(OPS, CONFIG, rows.pools, 1, 0, 3)
     first = [x.copy() for x in rows.state(1)]
     rows.accepted[1] = 0
     rows.run((1, IDS[1, :0], 0))
@@ -119,8 +120,8 @@ def test_fused_layers_equal_their_bodies(isa: str, fmt: str) -> None:
     """With drafts to take, drafts to leave, and both, one run beside the other."""
     rng, (ops, root) = np.random.default_rng(2), EACH[isa, fmt]
     layer, pools = root.model.layers[0], new_pools(ops, CONFIG, slots=3, pages=1)
-    add_drafts(ops, CONFIG, pools, LENGTH)
-    pool = pools.layers[0]
+    add_windows(ops, CONFIG, pools, 2, LENGTH)
+    pool = pools.layer(0)
     for array in pool:
         array[:] = cases.draw(rng, *array.shape)
     pool[2][..., -12:] = rng.random(pool[2][..., -12:].shape, np.float32)  # decay and beta
@@ -131,6 +132,7 @@ def test_fused_layers_equal_their_bodies(isa: str, fmt: str) -> None:
     ):
         seg = replace(
             cases.ragged(lengths, starts, [2, 0]),
+            window=np.array([1, 0], np.int32),
             accepted=np.array(accepted, np.int32),
             commit=np.array(commit, np.int32),
         )

@@ -46,7 +46,7 @@ class Sequence:
             x[tokens - wrong :] *= np.float32(0.7)
         seg = cases.ragged([tokens], [self.length], [slot])
         if commit is not None:
-            seg = replace(seg, accepted=ints(self.accepted), commit=ints(commit))
+            seg = replace(seg, window=ints(2 - slot), accepted=ints(self.accepted), commit=ints(commit))
         c = self.ops.causal_conv1d(u, self.w, seg, self.tail, self.drafts)
         o = self.ops.gated_delta_rule(*rows, seg, self.state, self.drafts)
         self.length, self.accepted = self.length + tokens - wrong, tokens - wrong - (commit or 0)
@@ -87,7 +87,7 @@ def test_other_slots_are_left_alone(isa: str) -> None:
     for tokens, commit, wrong in ((5, 1, 1), (0, 0, 0), (4, 0, 4), (3, 3, 0)):
         mine.feed(1, tokens, commit, wrong)
     for old, new in zip(before, (mine.tail, mine.state, mine.drafts), strict=True):
-        assert same_bits([old[::2]], [new[::2]])
+        assert same_bits([old[::2]], [new[::2]])  # slot 1 has window 1
         assert not same_bits([old[1]], [new[1]])
 
 
@@ -96,7 +96,8 @@ def test_company_and_threads_change_nothing(threads: int) -> None:
     """Three runs, one of them with drafts to take, one that only tries, one without a state."""
     rng, ops = np.random.default_rng(1), native.OpSet(threads=threads)
     lengths, starts, slots = [3, 6, 5], [40, 9, 0], [2, 0, -1]
-    seg = replace(cases.ragged(lengths, starts, slots), accepted=ints(4, 0, 0), commit=ints(1, 0, 5))
+    seg = cases.ragged(lengths, starts, slots)
+    seg = replace(seg, window=ints(0, 1, -1), accepted=ints(4, 0, 0), commit=ints(1, 0, 5))
     inputs, w = [cases.draw(rng, 14, CHANNELS), *cases.delta_inputs(rng, 14, HEADS)], cases.draw(rng, CHANNELS, WIDTH)
     row = CHANNELS + 2 * 19 + HEADS * (53 + 2)
     pools = cases.draw(rng, 3, WIDTH - 1, CHANNELS), cases.draw(rng, 3, HEADS, 4, 19, 16), cases.draw(rng, 3, 7, row)
@@ -109,23 +110,35 @@ def test_company_and_threads_change_nothing(threads: int) -> None:
     got, alone = run(seg, slice(None), *together), []
     for s in range(3):
         one = cases.ragged([lengths[s]], [starts[s]], [slots[s]])
-        one = replace(one, accepted=seg.accepted[s : s + 1], commit=seg.commit[s : s + 1])
+        one = replace(one, **{name: getattr(seg, name)[s : s + 1] for name in ("window", "accepted", "commit")})
         alone.append(run(one, slice(seg.offset[s], seg.offset[s + 1]), *apart))
     assert same_bits(got, [np.concatenate(x) for x in zip(*alone, strict=True)])
     assert same_bits(together, apart)
 
 
-SEG = cases.ragged([3, 5], [0, 4], [1, 0])
+SEG = replace(cases.ragged([3, 5], [0, 4], [1, 0]), window=ints(0, 2), accepted=ints(0, 0), commit=ints(3, 5))
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "more accepted than there are": (
         {"accepted": ints(0, 8)},
-        r"accepted\[1\] is 8, expected 0 to 4: the slot has 7 rows of drafts",
+        r"accepted\[1\] is 8, expected 0 to 4: the run has room for 7 drafts",
     ),
     "accepted before the first token": ({"accepted": ints(1, 0)}, r"accepted\[0\] is 1, expected 0 to 0"),
     "a negative count": ({"accepted": ints(0, -1)}, r"accepted\[1\] is -1, expected 0 to 4"),
     "more than the run": ({"commit": ints(4, 5)}, r"commit\[0\] is 4, expected 0 to 3"),
     "a count for one run of two": ({"commit": ints(3)}, r"commit is \(1,\), expected \(S,\) = \(2,\)"),
-    "no slot": ({"slot": ints(-1, 0), "commit": ints(2, 5)}, r"commit\[0\] is 2, expected 3 to 3: the slot has 0 rows"),
+    "no window": (
+        {"window": ints(-1, 0), "commit": ints(2, 5)},
+        r"commit\[0\] is 2, expected 3 to 3: the run has room for 0 drafts",
+    ),
+    "a window twice": ({"window": ints(1, 1)}, "window holds 1 twice; two runs cannot share one state"),
+    "a window that is not there": (
+        {"window": ints(0, 3)},
+        r"window\[1\] is 3, expected -1 or a row of the pool: -1 to 2",
+    ),
+    "no slot": (
+        {"slot": ints(-1, 0), "commit": ints(2, 5)},
+        r"commit\[0\] is 2, expected 3 to 3: the run has room for 0 drafts",
+    ),
 }
 
 
@@ -133,7 +146,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_counts_that_cannot_be(name: str) -> None:
     ops, (change, sentence) = EACH["scalar"], BAD[name]
     rng = np.random.default_rng(0)
-    tail, drafts = cases.draw(rng, 2, WIDTH - 1, CHANNELS), cases.draw(rng, 2, LENGTH, ROW)
+    tail, drafts = cases.draw(rng, 2, WIDTH - 1, CHANNELS), cases.draw(rng, 3, LENGTH, ROW)
     with pytest.raises(ValueError, match="causal_conv1d: " + sentence):
         ops.causal_conv1d(
             cases.draw(rng, 8, CHANNELS), cases.draw(rng, CHANNELS, 4), replace(SEG, **change), tail, drafts
@@ -145,15 +158,10 @@ def test_rows_of_drafts_that_cannot_be() -> None:
     u, w, tail = cases.draw(rng, 8, CHANNELS), cases.draw(rng, CHANNELS, 4), cases.draw(rng, 2, 3, CHANNELS)
     uncertain = replace(SEG, commit=ints(1, 1))
     for seg, arrays, sentence in (
-        (uncertain, (tail, None), r"commit\[0\] is 1, expected 3 to 3: the slot has 0 rows of drafts"),
-        (uncertain, (tail, cases.draw(rng, 2, 33, ROW)), "drafts has L = 33 rows, expected at most 32"),
-        (uncertain, (tail, cases.draw(rng, 2, 7, 36)), "drafts has R = 36 columns, expected at least 37"),
-        (
-            uncertain,
-            (tail, cases.draw(rng, 3, 7, ROW)),
-            r"drafts is \(3, 7, 213\), expected \(slots, L, R\) = \(2, \?, \?\)",
-        ),
-        (SEG, (None, cases.draw(rng, 2, 7, ROW)), "drafts wait for a tail; it is needed"),
+        (uncertain, (tail, None), r"commit\[0\] is 1, expected 3 to 3: the run has room for 0 drafts"),
+        (uncertain, (tail, cases.draw(rng, 3, 33, ROW)), "drafts has L = 33 rows, expected at most 32"),
+        (uncertain, (tail, cases.draw(rng, 3, 7, 36)), "drafts has R = 36 columns, expected at least 37"),
+        (SEG, (None, cases.draw(rng, 3, 7, ROW)), "drafts wait for a tail; it is needed"),
     ):
         with pytest.raises(ValueError, match="causal_conv1d: " + sentence):
             ops.causal_conv1d(u, w, seg, *arrays)

@@ -145,7 +145,7 @@ class OpSet:
     def segments(self, seg: Segments) -> TorchSegments:
         if isinstance(seg, TorchSegments):
             return seg
-        if seg.accepted is not None or seg.commit is not None:
+        if seg.window is not None:
             raise ValueError("the pass has drafts; the torch op set keeps none")
         tables = _tables(seg, self.chunk)
         tensors = {

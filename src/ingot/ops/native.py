@@ -281,7 +281,7 @@ class OpSet:
         self, u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None, drafts: Array | None = None
     ) -> Array:
         """silu of the depthwise convolution over each run's own past; `tail` and `drafts` are updated in place."""
-        c_TC, more = np.empty(u_TC.shape, np.float32), (drafts, seg.accepted, seg.commit)
+        c_TC, more = np.empty(u_TC.shape, np.float32), (drafts, seg.window, seg.accepted, seg.commit)
         self._context.causal_conv1d(u_TC, w_CW, seg.offset, seg.start, seg.slot, tail, c_TC, *more)
         return c_TC
 
@@ -303,7 +303,7 @@ class OpSet:
         drafts: Array | None = None,
     ) -> Array:
         """o_THV of the gated delta rule, token by token; `state` and `drafts` are updated in place."""
-        o_THV, more = np.empty(v_THV.shape, np.float32), (drafts, seg.accepted, seg.commit)
+        o_THV, more = np.empty(v_THV.shape, np.float32), (drafts, seg.window, seg.accepted, seg.commit)
         runs = (seg.offset, seg.start, seg.slot)
         self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV, *more)
         return o_THV
@@ -317,7 +317,7 @@ class OpSet:
         if fused is None:
             return NotImplemented
         y_TD, (tail, state, *drafts) = np.empty(x_TD.shape, np.float32), pool or (None, None)
-        more = (*(drafts or (None,)), seg.accepted, seg.commit)
+        more = (*(drafts or (None,)), seg.window, seg.accepted, seg.commit)
         self._context.delta_layer(fused, x_TD, seg.offset, seg.start, seg.slot, tail, state, y_TD, *more)
         return y_TD
 
@@ -355,7 +355,7 @@ class OpSet:
         small = _delta_weights(w)
         u_TC, z, b_TH, a_TH = self.linears(x_TD, w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
         y, (tail, state, *drafts) = np.empty(z.shape, np.float32), pool or (None, None)
-        runs, more = (seg.offset, seg.start, seg.slot), (*(drafts or (None,)), seg.accepted, seg.commit)
+        runs, more = (seg.offset, seg.start, seg.slot), (*(drafts or (None,)), seg.window, seg.accepted, seg.commit)
         self._context.delta_mixer(small, u_TC, z, b_TH, a_TH, *runs, tail, state, y, *more)
         return self.linears(y, w.out_proj)[0]
 

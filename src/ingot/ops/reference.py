@@ -170,7 +170,7 @@ def causal_conv1d(
     """silu(sum_j w[:, j] * u[t - (W-1) + j]): a depthwise convolution over the sequence's own past, then SiLU.
 
     `tail` [slots, W-1, C] holds the last rows of u before a run and is updated in place; without it the past is zeros.
-    The same zero past begins every sequence, so packed sequences cannot leak into one another. `drafts` [slots, L, R]
+    The same zero past begins every sequence, so packed sequences cannot leak into one another. `drafts` [windows, L, R]
     begin with the rows of u that the tail has not taken (`delta_drafts`).
     """
     (channels, width), out = w_CW.shape, np.empty_like(u_TC)
@@ -178,16 +178,17 @@ def causal_conv1d(
         begin, taken, commit, end = _span(seg, s)
         fresh = tail is None or seg.start[s] == 0
         past = np.zeros((width - 1, channels), np.float32) if fresh else tail[seg.slot[s]]  # type: ignore[index]
+        waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
         if taken:
-            past = np.concatenate([past, drafts[seg.slot[s], :taken, :channels]])  # type: ignore[index]
+            past = np.concatenate([past, waiting[:taken, :channels]])  # type: ignore[index]
         u = np.concatenate([past, u_TC[begin:end]])
         first = len(past) - (width - 1)
         total = sum((w_CW[:, j] * u[first + j :][: end - begin] for j in range(width)), np.zeros_like(u_TC[begin:end]))
         out[begin:end] = total * sigmoid(total)
         if tail is not None:
             tail[seg.slot[s]] = u[first + commit - begin :][: width - 1]
-        if drafts is not None:
-            drafts[seg.slot[s], : end - commit, :channels] = u_TC[commit:end]
+        if waiting is not None:
+            waiting[: end - commit, :channels] = u_TC[commit:end]
     return out
 
 
@@ -195,8 +196,9 @@ def _span(seg: Segments, s: int) -> tuple[int, int, int, int]:
     """Of run s: its first token, the drafts that its state takes before, the first token that it does not take, the
     end."""
     begin, end = int(seg.offset[s]), int(seg.offset[s + 1])
-    commit = end if seg.commit is None else begin + int(seg.commit[s])
-    return begin, 0 if seg.accepted is None else int(seg.accepted[s]), commit, end
+    if seg.accepted is None or seg.commit is None:
+        return begin, 0, end, end
+    return begin, int(seg.accepted[s]), begin + int(seg.commit[s]), end
 
 
 def l2_norm(x: Array, scale: float, eps: float = 1e-6) -> Array:
@@ -241,14 +243,15 @@ def gated_delta_rule(
     drafts: Array | None = None,
 ) -> Array:
     """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in place;
-    `drafts` [slots, L, R] end with the k, v, decay and beta that it has not taken (`delta_drafts`)."""
+    `drafts` [windows, L, R] end with the k, v, decay and beta that it has not taken (`delta_drafts`)."""
     decay_TH, out = np.exp(log_decay_TH), np.empty_like(v_THV)
     for s in range(len(seg.start)):
         begin, taken, commit, end = _span(seg, s)
         S_HVK = np.zeros((*v_THV.shape[1:], k_TGK.shape[2]), np.float32)
         if state is not None and seg.start[s] > 0:
             S_HVK[:] = state[seg.slot[s]]
-        for row_R in drafts[seg.slot[s], :taken] if taken else ():  # type: ignore[index]
+        waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
+        for row_R in waiting[:taken] if taken else ():  # type: ignore[index]
             k_GK, v_HV, decay_H, beta_H = _update(row_R, k_TGK.shape[1:], v_THV.shape[1:])
             _step(k_GK, k_GK, v_HV, decay_H, beta_H, S_HVK)
         for t in range(begin, end + 1):
@@ -256,10 +259,10 @@ def gated_delta_rule(
                 state[seg.slot[s]] = S_HVK
             if t < end:
                 out[t] = _step(q_TGK[t], k_TGK[t], v_THV[t], decay_TH[t], beta_TH[t], S_HVK)
-        if commit < end and drafts is not None:
+        if commit < end and waiting is not None:
             parts = [x[commit:end].reshape(end - commit, -1) for x in (k_TGK, v_THV, decay_TH, beta_TH)]
             update_NR = np.concatenate(parts, axis=1)
-            drafts[seg.slot[s], : end - commit, -update_NR.shape[1] :] = update_NR
+            waiting[: end - commit, -update_NR.shape[1] :] = update_NR
     return out
 
 
@@ -360,10 +363,10 @@ def delta_state(slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
     return np.zeros((slots, heads, value_dim, key_dim), np.float32)
 
 
-def delta_drafts(slots: int, length: int, channels: int, keys: int, heads: int, value_dim: int) -> Array:
-    """Zeros for `length` tokens of a slot that its tail and state have not taken, each a row of u [C], k [`keys`],
+def delta_drafts(windows: int, length: int, channels: int, keys: int, heads: int, value_dim: int) -> Array:
+    """Zeros for `length` tokens of a sequence that its tail and state have not taken, each a row of u [C], k [`keys`],
     v [H, V], decay [H] and beta [H]: all that an update needs."""
-    return np.zeros((slots, length, channels + keys + heads * (value_dim + 2)), np.float32)
+    return np.zeros((windows, length, channels + keys + heads * (value_dim + 2)), np.float32)
 
 
 def kv_pool(pages: int, kv_heads: int, head_dim: int, fmt: str = "f32") -> tuple[Array, Array]:
