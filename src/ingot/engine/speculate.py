@@ -8,10 +8,17 @@ which cost nothing to watch, and `Pace`, the seconds of a pass by its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from operator import mul
 
+import numpy as np
+
+from ingot.engine.sampler import MASK64
+
+FACTOR = 0x9E3779B97F4A7C15  # odd, and its bits in no order (the golden ratio's)
+# Whether drafts are tried: where they pay, whenever there are some, never.
+SPECULATE = ("auto", "lookup", "off")
 # Tokens tried at most: one tile of 16 rows with the one that is certain (docs/why/drafts.md).
 MOST_DRAFTS = 15
 # Lengths of the sequences that are looked up: one that is seldom a coincidence, and the shortest that says anything
@@ -25,15 +32,21 @@ MARGIN = 1.03
 STALE = 1024
 
 
+def checked_speculate(value: str) -> str:
+    """The value; ValueError for what is none of `SPECULATE`."""
+    if value not in SPECULATE:
+        raise ValueError(f"speculate is {value!r}; {', '.join(map(repr, SPECULATE[:-1]))} or {SPECULATE[-1]!r} is allowed")
+    return value
+
+
 class Lookup:
     """Where the end of a text was before, and what followed there; each token costs the same, however long the text."""
 
-    def __init__(self, ids: Iterable[int]) -> None:
-        self._ids: list[int] = []
-        self._after: dict[int, dict[tuple[int, ...], int]] = {LONG: {}, SHORT: {}}
+    def __init__(self, ids: Sequence[int] | np.ndarray) -> None:
+        *self._ids, last = np.asarray(ids).tolist()
+        self._after = {size: _places(self._ids, size) for size in (LONG, SHORT)}
         self._next, self.match = 0, 0  # place of the guess, and how many tokens before it are the last ones, up to FAR
-        for token in ids:
-            self.append(int(token))
+        self.append(last)
 
     def append(self, token: int) -> None:
         """The text goes on with `token`."""
@@ -41,11 +54,11 @@ class Lookup:
         self._ids.append(token)
         self._next, self.match = (self._next + 1, min(self.match + 1, FAR)) if followed else (0, 0)
         for size, after in self._after.items():
-            tail = tuple(self._ids[-size:])
-            if len(tail) == size:
+            if len(self._ids) >= size:
+                tail = _mixed(self._ids[-size:])
                 place = after.get(tail)
-                if place is not None and self.match < size:
-                    self._next, self.match = place, self._common(place)
+                if place is not None and self.match < size <= (common := self._common(place)):
+                    self._next, self.match = place, common
                 after[tail] = len(self._ids)
 
     def _common(self, place: int) -> int:
@@ -63,6 +76,23 @@ class Lookup:
         for i in range(count - len(found)):
             found.append(found[i])
         return found
+
+
+def _mixed(ids: Sequence[int]) -> int:
+    """One number for some ids in a row. Others may have it too, so that places are compared."""
+    mixed = 0
+    for i in ids:
+        mixed = (mixed * FACTOR + i) & MASK64
+    return mixed
+
+
+def _places(ids: list[int], size: int) -> dict[int, int]:
+    """Of each `size` tokens in a row the place after them, the last one where there are several."""
+    array = np.array(ids, np.uint64)
+    mixed = np.zeros(max(0, len(ids) - size + 1), np.uint64)
+    for first in range(size):
+        mixed = mixed * np.uint64(FACTOR) + array[first : first + len(mixed)]
+    return dict(zip(mixed.tolist(), range(size, len(ids) + 1), strict=True))
 
 
 class Odds:
@@ -131,6 +161,24 @@ class Pace:
 
     def _shape(self, rows: int) -> float:
         return 1 + self.SLOPE * (rows - 1)
+
+
+class Drafter:
+    """The drafts of one answer, and what came of them."""
+
+    def __init__(self, ids: Sequence[int] | np.ndarray) -> None:
+        self.lookup, self.odds = Lookup(ids), Odds()
+
+    def chances(self, most: int) -> list[float]:
+        """Of each of the next drafts, `most` at most, to be accepted."""
+        match = self.lookup.match
+        return self.odds.chances(match, min(most, MOST_DRAFTS)) if match else []
+
+    def remember(self, token: int) -> None:
+        """The answer goes on with `token`, whether it was tried or not."""
+        if self.lookup.match:
+            self.odds.see(self.lookup.match, self.lookup.draft(1) == [token])
+        self.lookup.append(token)
 
 
 def worthwhile(chances: Sequence[Sequence[float]], pace: Pace) -> list[int]:
