@@ -177,8 +177,24 @@ def test_a_fork_after_a_window_goes_on_exactly():
     assert np.array_equal(rows[1], want)
 
 
+def test_no_more_is_tried_than_the_answer_may_have(monkeypatch):
+    """Rows for nothing, and pages that nobody promised."""
+    plain = Request(PROMPT, max_tokens=90, sampling=SamplingParams(seed=5))
+    said = [token for token, *_ in drain(scheduler_of("off", plain))[0][0]]
+    Foretold(monkeypatch, [said], right=99)
+    scheduler = scheduler_of("lookup", replace(plain, max_tokens=20))
+    taken, forward = [], scheduler.engine.forward
+    monkeypatch.setattr(
+        scheduler.engine, "forward", lambda parts, rows: taken.append(len(parts[0].ids)) or forward(parts, rows)
+    )
+    drain(scheduler)
+    assert taken == [40, 16, 3]
+
+
 def test_drafts_save_passes_where_the_text_repeats():
-    request = Request(np.tile(PROMPT[:9], 5), max_tokens=60, sampling=SamplingParams(temperature=0, logit_bias={3: 100}))
+    request = Request(
+        np.tile(PROMPT[:9], 5), max_tokens=60, sampling=SamplingParams(temperature=0, logit_bias={3: 100})
+    )
     (_, with_drafts), (_, without) = (drain(scheduler_of(mode, request)) for mode in ("lookup", "off"))
     assert without == 60
     assert with_drafts < 15

@@ -177,9 +177,7 @@ class StatePool:
             # by half: the copy is rare, and no more than a third of the pool stands empty
             self._grow(self.pools.slots, max(self.pools.pages + missing, self.pools.pages + self.pools.pages // 2))
 
-    def segments(
-        self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int, tried: int = 0
-    ) -> Segments:
+    def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int, tried: int = 0) -> Segments:
         """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
         ones. The last `tried` of them are not certain: `accept` says how many were right."""
         wanted = pages_of(sequence.length + tokens) - len(sequence.pages)

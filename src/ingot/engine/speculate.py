@@ -35,7 +35,9 @@ STALE = 1024
 def checked_speculate(value: str) -> str:
     """The value; ValueError for what is none of `SPECULATE`."""
     if value not in SPECULATE:
-        raise ValueError(f"speculate is {value!r}; {', '.join(map(repr, SPECULATE[:-1]))} or {SPECULATE[-1]!r} is allowed")
+        raise ValueError(
+            f"speculate is {value!r}; {', '.join(map(repr, SPECULATE[:-1]))} or {SPECULATE[-1]!r} is allowed"
+        )
     return value
 
 
