@@ -12,7 +12,7 @@ from typing import Any
 
 from ingot.beside import eos_ids_of, generation_config_of, preprocessor_of, template_of
 from ingot.cached import tokenizer_of, weights_of
-from ingot.engine import Engine
+from ingot.engine import SPECULATE, Engine
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.prompt import ChatTemplate, Tokenizer
@@ -43,6 +43,7 @@ def load(
     allow_urls: AllowUrls = False,
     mmproj: str | os.PathLike[str] | None = None,
     prefix_cache: bool | int = True,
+    speculate: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
@@ -67,6 +68,9 @@ def load(
     prefix_cache  True: what was computed for one prompt is kept for those that begin alike, in an eighth of the memory
               that is free, 2 GiB at most; a number: in so many bytes; False: nothing is kept. For the native backend,
               whose answers are the same bits with and without.
+    speculate  whether tokens are tried before they are known, several in a pass: "auto" where that is faster, "lookup"
+              whenever the text was there before, "off" never; the answers are the same (docs/speculation.md). None:
+              "auto" for the native backend; the others never do.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -79,6 +83,7 @@ def load(
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
+    _one_of("speculate", speculate, SPECULATE)
     checkpoint = open_checkpoint(path, accept, mmproj)
     if yarn is not None:
         if calibration is not None:
@@ -110,6 +115,7 @@ def load(
         free,
         load_vision if preprocessor else None,
         _cache_bytes(prefix_cache, ops),
+        _speculate(speculate, ops),
     )
     defaults = generation_config_of(checkpoint)
     eos_ids = eos_ids_of(checkpoint, defaults)
@@ -118,6 +124,13 @@ def load(
     )
     made.checkpoint, made.weights = checkpoint, fmt
     return made
+
+
+def _speculate(speculate: str | None, ops: Any) -> str:
+    """What was asked for, or what is best: another backend's rows depend on how many there are."""
+    if not hasattr(ops, "packed") and speculate not in (None, "off"):
+        raise ValueError(f"speculate is {speculate!r}; only the native backend gives the same answers with drafts")
+    return speculate or ("auto" if hasattr(ops, "packed") else "off")
 
 
 def _cache_bytes(prefix_cache: bool | int, ops: Any) -> int:

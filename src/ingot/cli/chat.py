@@ -82,6 +82,11 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mmproj", metavar="FILE", help="the vision tower of a GGUF model (default: the one beside it)")
     group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
+    group.add_argument(
+        "--speculate",
+        choices=("auto", "lookup", "off"),
+        help="try tokens that the text had before, several in a pass (default: auto, where that is faster)",
+    )
     add_yarn(group)
 
 
@@ -171,6 +176,7 @@ def load_model(args: argparse.Namespace) -> Any:
             cache=not args.no_cache,
             allow_urls=getattr(args, "allow_urls", False),
             mmproj=args.mmproj,
+            speculate=args.speculate,
             progress=line.at_bytes,
         )
     if model.cache_file:

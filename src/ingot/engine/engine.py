@@ -15,10 +15,11 @@ from ingot.engine.prefix_cache import PrefixCache
 from ingot.engine.request import Request
 from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
-from ingot.engine.speculate import Pace, checked_speculate
+from ingot.engine.speculate import MOST_DRAFTS, Pace
 from ingot.ops import Segments
 from ingot.spec import Config
 from ingot.spec.config import MAX_YARN
+from ingot.spec.cost import window_bytes
 
 
 class Engine:
@@ -46,7 +47,9 @@ class Engine:
         self.states = StatePool(ops, config, kv, available)
         self.cache = PrefixCache(self.states, cache_bytes)
         self.eyes = Eyes(ops, config, load_vision)
-        self.speculate, self.pace = checked_speculate(speculate), Pace()
+        self.speculate, self.pace = speculate, Pace()
+        if speculate != "off":
+            self.states.window_bytes = window_bytes(config, MOST_DRAFTS)
 
     @property
     def context(self) -> int:

@@ -58,6 +58,7 @@ class StatePool:
         self.ops, self.config, self.kv, self.available = ops, config, kv, available
         self.pools = new_pools(ops, config, slots=1, pages=0, kv=kv)
         self.page_bytes, self.state_bytes = PAGE * kv_bytes(config, kv), state_bytes(config)
+        self.window_bytes = 0  # of the drafts of a sequence, where there will be any
         self.most_pages: int | None = None
         self.most_slots: int | None = None
         self.reclaim: Callable[[], bool] = lambda: False
@@ -113,6 +114,7 @@ class StatePool:
         wanted = self._promised + pages
         fresh = max(0, wanted - self._pages.free - self.idle + pinned)
         needed = fresh * self.page_bytes + max(0, slots - self._slots.free - self.snapshots) * self.state_bytes
+        needed += max(0, slots - self._windows.free) * self.window_bytes
         if self.most_pages is None and wanted > self._pages.left + self.idle:  # growing has one array twice
             needed += self._pages.used * self.page_bytes // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
         return needed

@@ -32,15 +32,6 @@ MARGIN = 1.03
 STALE = 1024
 
 
-def checked_speculate(value: str) -> str:
-    """The value; ValueError for what is none of `SPECULATE`."""
-    if value not in SPECULATE:
-        raise ValueError(
-            f"speculate is {value!r}; {', '.join(map(repr, SPECULATE[:-1]))} or {SPECULATE[-1]!r} is allowed"
-        )
-    return value
-
-
 class Lookup:
     """Where the end of a text was before, and what followed there; each token costs the same, however long the text."""
 
