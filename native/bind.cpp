@@ -3,6 +3,8 @@
 // in-place update would be lost.
 #include "bind.h"
 
+#include <algorithm>
+
 namespace ingot {
 
 using namespace nb::literals;
@@ -60,18 +62,53 @@ Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages
           slot ? i32(*slot) : nullptr,
           pages ? i32(*pages) : nullptr,
           int64_t(start.shape(0)),
-          pages ? int64_t(pages->shape(1)) : 0};
+          pages ? int64_t(pages->shape(1)) : 0,
+          nullptr,
+          nullptr,
+          nullptr};
+}
+
+Drafts Uncertain::write(Shapes& shapes, Ragged& seg, int64_t least, int64_t width) const {
+  int64_t length = 0, found = 0;
+  if (drafts) {
+    shapes.is("drafts", *drafts, "windows L R");
+    length = shapes["L"], found = shapes["R"];
+    if (length > draft_length)
+      shapes.fail("drafts has L = " + std::to_string(length) + " rows, expected at most " + std::to_string(draft_length));
+    if (width ? found != width : found < least)
+      shapes.fail("drafts has R = " + std::to_string(found) + " columns, expected " + (width ? "" : "at least ") +
+                  std::to_string(width ? width : least));
+    if (window) shapes.rows_of("window", *window, shapes["windows"]), seg.window = i32(*window);
+  }
+  if (accepted) shapes.is("accepted", *accepted, "S", Kind::int32), seg.accepted = i32(*accepted);
+  if (commit) shapes.is("commit", *commit, "S", Kind::int32), seg.commit = i32(*commit);
+  for (int64_t s = 0; s < seg.count; ++s) {
+    const int64_t tokens = seg.offset[s + 1] - seg.offset[s];
+    const int64_t most = seg.window && seg.window[s] >= 0 && seg.slot[s] >= 0 ? length : 0;
+    const auto check = [&](const char* name, int64_t value, int64_t low, int64_t high) {
+      if (value < low || value > high)
+        shapes.fail(std::string(name) + "[" + std::to_string(s) + "] is " + std::to_string(value) + ", expected " +
+                    std::to_string(low) + " to " + std::to_string(high) + ": the run has room for " +
+                    std::to_string(most) + " drafts");
+    };
+    if (accepted) check("accepted", seg.accepted[s], 0, std::min<int64_t>(most, seg.start[s]));
+    if (commit) check("commit", seg.commit[s], std::max<int64_t>(0, tokens - most), tokens);
+  }
+  return {drafts ? f32(*drafts) : nullptr, length, found};
 }
 
 void remember(Shapes& shapes, DeltaMixer& op, const In& offset, const In& start, const In& slot,
-              const std::optional<Out>& tail, const std::optional<Out>& state) {
+              const std::optional<Out>& tail, const std::optional<Out>& state, const Uncertain& uncertain) {
   shapes.bind("H", op.heads).bind("K", op.key_dim).bind("V", op.value_dim).bind("C", op.conv.channels);
   shapes.bind("W-1", op.conv.width - 1).runs(offset, start, shapes["T"]);
   if (tail) shapes.is("tail", *tail, "slots W-1 C");
   if (state) shapes.is("state", *state, "slots H V/16 K 16");
-  if (tail || state) shapes.slots(slot, shapes["slots"]);
+  if (tail || state) shapes.rows_of("slot", slot, shapes["slots"]);
   else shapes.is("slot", slot, "S", Kind::int32);
   op.conv.tail = f32(tail), op.state = f32(state), op.conv.seg = ragged(offset, start, &slot, nullptr);
+  if (uncertain.drafts && !(tail && state)) shapes.fail("drafts wait for a tail and a state; both are needed");
+  const int64_t row = op.conv.channels + op.key_heads * op.key_dim + op.heads * (op.value_dim + 2);
+  op.conv.drafts = uncertain.write(shapes, op.conv.seg, 0, row);
 }
 
 void remember(Shapes& shapes, Attention& op, const In& offset, const In& start, const In& pages, const Out& keys,
@@ -242,43 +279,60 @@ void delta_gates(Context& context, const In& a, const In& b, const In& a_log, co
 }
 
 void causal_conv1d(Context& context, const In& u, const In& w, const In& offset, const In& start, const In& slot,
-                   const std::optional<Out>& tail, const Out& y) {
+                   const std::optional<Out>& tail, const Out& y, const std::optional<Out>& drafts,
+                   const std::optional<In>& window, const std::optional<In>& accepted, const std::optional<In>& commit) {
   Shapes shapes("causal_conv1d");
   shapes.is("u", u, "T C").is("w", w, "C W").is("y", y, "T C").runs(offset, start, shapes["T"]);
   const int64_t width = shapes["W"];
   if (width < 1 || width > conv_max_width)
     shapes.fail("w has W = " + std::to_string(width) + " taps, expected 1 to " + std::to_string(conv_max_width));
-  if (tail) shapes.bind("W-1", width - 1).is("tail", *tail, "slots W-1 C").slots(slot, shapes["slots"]);
+  if (tail) shapes.bind("W-1", width - 1).is("tail", *tail, "slots W-1 C").rows_of("slot", slot, shapes["slots"]);
   else shapes.is("slot", slot, "S", Kind::int32);
-  const Conv op{f32(u),      f32(w), tail ? f32(*tail) : nullptr,          f32(y),
-                shapes["C"], width,  ragged(offset, start, &slot, nullptr)};
+  Conv op{f32(u), f32(w), f32(tail), f32(y), {}, shapes["C"], width, ragged(offset, start, &slot, nullptr)};
+  if (drafts && !tail) shapes.fail("drafts wait for a tail; it is needed");
+  op.drafts = Uncertain{drafts, window, accepted, commit}.write(shapes, op.seg, op.channels);
   without_gil([&] { context.causal_conv1d(op); });
 }
 
 void gated_delta_rule(Context& context, const In& q, const In& k, const In& v, const In& log_decay, const In& beta,
-                      const In& offset, const In& start, const In& slot, const std::optional<Out>& state,
-                      const Out& o) {
+                      const In& offset, const In& start, const In& slot, const std::optional<Out>& state, const Out& o,
+                      const std::optional<Out>& drafts, const std::optional<In>& window, const std::optional<In>& accepted,
+                      const std::optional<In>& commit) {
   Shapes shapes("gated_delta_rule");
   shapes.is("q", q, "T G K").is("k", k, "T G K");
   const Rows values = shapes.rows("v", v, "T H V");
   shapes.divides("G", "H").is("log_decay", log_decay, "T H").is("beta", beta, "T H").is("o", o, "T H V");
   shapes.runs(offset, start, shapes["T"]);
-  if (state) shapes.is("state", *state, "slots H V/16 K 16").slots(slot, shapes["slots"]);
+  if (state) shapes.is("state", *state, "slots H V/16 K 16").rows_of("slot", slot, shapes["slots"]);
   else shapes.is("slot", slot, "S", Kind::int32);
-  const DeltaRule op{
-      f32(q), f32(k),      values,      f32(log_decay), f32(beta),   state ? f32(*state) : nullptr,
-      f32(o), shapes["H"], shapes["G"], shapes["K"],    shapes["V"], ragged(offset, start, &slot, nullptr)};
+  DeltaRule op{f32(q),
+               f32(k),
+               values,
+               f32(log_decay),
+               f32(beta),
+               f32(state),
+               f32(o),
+               {},
+               shapes["H"],
+               shapes["G"],
+               shapes["K"],
+               shapes["V"],
+               ragged(offset, start, &slot, nullptr)};
+  if (drafts && !state) shapes.fail("drafts wait for a state; it is needed");
+  const int64_t row = op.key_heads * op.key_dim + op.heads * (op.value_dim + 2);
+  op.drafts = Uncertain{drafts, window, accepted, commit}.write(shapes, op.seg, row);
   without_gil([&] { context.gated_delta_rule(op); });
 }
 
 void delta_mixer(Context& context, const DeltaWeights& weights, const In& u, const In& z, const In& b, const In& a,
                  const In& offset, const In& start, const In& slot, const std::optional<Out>& tail,
-                 const std::optional<Out>& state, const Out& y) {
+                 const std::optional<Out>& state, const Out& y, const std::optional<Out>& drafts,
+                 const std::optional<In>& window, const std::optional<In>& accepted, const std::optional<In>& commit) {
   DeltaMixer op = weights.op;
   Shapes shapes("delta_mixer");
   shapes.bind("H", op.heads).bind("C", op.conv.channels).bind("HV", op.heads * op.value_dim);
   shapes.is("u", u, "T C").is("z", z, "T HV").is("b", b, "T H").is("a", a, "T H").is("y", y, "T HV");
-  remember(shapes, op, offset, start, slot, tail, state);
+  remember(shapes, op, offset, start, slot, tail, state, {drafts, window, accepted, commit});
   op.conv.u = f32(u), op.z = f32(z), op.b = f32(b), op.a = f32(a), op.y = f32(y);
   without_gil([&] { context.delta_mixer(op); });
 }
@@ -364,13 +418,19 @@ NB_MODULE(_native, m) {
       .def("delta_gates", &delta_gates, "a"_a.noconvert(), "b"_a.noconvert(), "A_log"_a.noconvert(),
            "dt_bias"_a.noconvert(), "log_decay"_a.noconvert(), "beta"_a.noconvert())
       .def("causal_conv1d", &causal_conv1d, "u"_a.noconvert(), "w"_a.noconvert(), "offset"_a.noconvert(),
-           "start"_a.noconvert(), "slot"_a.noconvert(), "tail"_a.noconvert().none(), "y"_a.noconvert())
+           "start"_a.noconvert(), "slot"_a.noconvert(), "tail"_a.noconvert().none(), "y"_a.noconvert(),
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
+           "commit"_a.noconvert().none() = nb::none())
       .def("gated_delta_rule", &gated_delta_rule, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
            "log_decay"_a.noconvert(), "beta"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(),
-           "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert())
+           "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert(),
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
+           "commit"_a.noconvert().none() = nb::none())
       .def("delta_mixer", &delta_mixer, "weights"_a, "u"_a.noconvert(), "z"_a.noconvert(), "b"_a.noconvert(),
            "a"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(), "slot"_a.noconvert(),
-           "tail"_a.noconvert().none(), "state"_a.noconvert().none(), "y"_a.noconvert())
+           "tail"_a.noconvert().none(), "state"_a.noconvert().none(), "y"_a.noconvert(),
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
+           "commit"_a.noconvert().none() = nb::none())
       .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
            "o"_a.noconvert())

@@ -43,9 +43,19 @@ struct DeltaWeights {
 // The integer arrays of Segments that an operation reads.
 Ragged ragged(const In& offset, const In& start, const In* slot, const In* pages);
 
+// Tokens that are not certain: windows of those that wait, which of them were accepted, and how many of a run's own are
+// certain.
+struct Uncertain {
+  const std::optional<Out>& drafts;
+  const std::optional<In>&window, &accepted, &commit;
+
+  // Checked, for runs and slots that are: rows of `width`, or of at least `least`.
+  Drafts write(Shapes& shapes, Ragged& seg, int64_t least, int64_t width = 0) const;
+};
+
 // The runs of T tokens and what they remember, checked and written into the operation.
 void remember(Shapes& shapes, DeltaMixer& op, const In& offset, const In& start, const In& slot,
-              const std::optional<Out>& tail, const std::optional<Out>& state);
+              const std::optional<Out>& tail, const std::optional<Out>& state, const Uncertain& uncertain);
 void remember(Shapes& shapes, Attention& op, const In& offset, const In& start, const In& pages, const Out& keys,
               const Out& values);
 

@@ -20,6 +20,9 @@ int64_t tiles_of(int64_t count, int64_t tile) { return (count + tile - 1) / tile
 
 int64_t tokens_of(const Ragged& seg, int64_t s) { return seg.offset[s + 1] - seg.offset[s]; }
 
+// Whether a run changes what its slot holds: its own tokens do, and accepted ones of the pass before.
+bool has_work(const Ragged& seg, int64_t s) { return tokens_of(seg, s) + (seg.accepted ? seg.accepted[s] : 0) > 0; }
+
 // body(first, count) over [0, total) in pieces of `tile`.
 template <class Body>
 void run_range(ThreadPool& pool, int64_t total, int64_t tile, const Body& body) {
@@ -230,12 +233,13 @@ void Context::gated_delta_rule(const DeltaRule& op) {
   const int strips = int(tiles_of(op.value_dim, lanes));
   std::vector<Tile> tiles;
   for (int64_t s = 0; s < op.seg.count; ++s)
-    for (int h = 0; tokens_of(op.seg, s) > 0 && h < op.heads; ++h)
+    for (int h = 0; has_work(op.seg, s) && h < op.heads; ++h)
       for (int strip = 0; strip < strips; strip += kernels_.delta_strips)
         tiles.push_back({int32_t(s), h, strip, std::min(kernels_.delta_strips, strips - strip)});
   const Scratch scratch(threads(), kernels_.delta_strips * op.key_dim * lanes);
   pool_.run(int64_t(tiles.size()),
             [&](int64_t t, int thread) { kernels_.gated_delta_rule(op, tiles[size_t(t)], scratch.of(thread)); });
+  if (op.drafts.rows) pool_.run(op.seg.count, [&](int64_t s, int) { kernels_.keep_drafts(op, s); });
 }
 
 void Context::delta_mixer(const DeltaMixer& op) {
@@ -243,7 +247,7 @@ void Context::delta_mixer(const DeltaMixer& op) {
   const Scratch scratch(threads(), delta_mixer_scratch(op));
   pool_.run(seg.count * op.key_heads, [&](int64_t t, int thread) {
     const int32_t segment = int32_t(t / op.key_heads), head = int32_t(t % op.key_heads);
-    if (tokens_of(seg, segment) > 0) kernels_.delta_mixer(op, {segment, head, 0, 0}, scratch.of(thread));
+    if (has_work(seg, segment)) kernels_.delta_mixer(op, {segment, head, 0, 0}, scratch.of(thread));
   });
 }
 

@@ -186,13 +186,13 @@ Shapes& Shapes::runs(const In& offset, const In& start, int64_t tokens) {
   return within("start", start, 0, int64_t(1) << 31, "a number of tokens");
 }
 
-Shapes& Shapes::slots(const In& slot, int64_t slots) {
-  is("slot", slot, "S", Kind::int32).within("slot", slot, -1, slots, "-1 or a row of the pool");
-  std::vector<int32_t> sorted(integers(slot), integers(slot) + slot.size());
+Shapes& Shapes::rows_of(const char* name, const In& row, int64_t pool) {
+  is(name, row, "S", Kind::int32).within(name, row, -1, pool, "-1 or a row of the pool");
+  std::vector<int32_t> sorted(integers(row), integers(row) + row.size());
   std::sort(sorted.begin(), sorted.end());
   for (size_t i = 1; i < sorted.size(); ++i)
     if (sorted[i] >= 0 && sorted[i] == sorted[i - 1])
-      fail("slot holds " + std::to_string(sorted[i]) + " twice; two runs cannot share one state");
+      fail(std::string(name) + " holds " + std::to_string(sorted[i]) + " twice; two runs cannot share one state");
   return *this;
 }
 

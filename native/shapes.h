@@ -48,8 +48,8 @@ class Shapes {
 
   // offset, start: runs of T tokens. Every shape is checked and bound: S.
   Shapes& runs(const In& offset, const In& start, int64_t tokens);
-  // slot: rows of a pool of `slots`, none twice.
-  Shapes& slots(const In& slot, int64_t slots);
+  // Of each run -1 or a row of a pool, none twice.
+  Shapes& rows_of(const char* name, const In& row, int64_t pool);
   // pages: every run's tokens, past and present, have a page of the pool.
   Shapes& pages(const In& offset, const In& start, const In& pages, int64_t pool);
 

@@ -17,6 +17,7 @@ inline constexpr int conv_channels = 1024;      // channels in one convolution t
 inline constexpr int conv_tokens = 16;          // tokens in one convolution tile: its weights are spread once for them
 inline constexpr int conv_max_width = 16;       // taps: bounds the tile's buffer of weights
 inline constexpr int delta_block = 64;          // tokens whose gates, or rows in the fused mixer, are ready at a time
+inline constexpr int draft_length = 32;         // uncertain tokens of a run at most: half of such a block
 inline constexpr int linear_panels = 4;         // panels of 16 outputs in one matmul tile of many rows
 inline constexpr int linear_rows = 512;         // rows in one matmul tile
 inline constexpr int64_t linear_bytes = 65536;  // weights in a matmul tile of few rows, at least
@@ -54,12 +55,19 @@ constexpr int64_t panel_bytes(Format format, int64_t inputs) {
 
 // Where the tokens of every segment are, as in Python's Segments. Borrowed host arrays.
 struct Ragged {
-  const int32_t* offset;  // [S + 1]
-  const int32_t* start;   // [S]
-  const int32_t* slot;    // [S]
-  const int32_t* pages;   // [S, P]
-  int64_t count;          // S
-  int64_t width;          // P
+  const int32_t* offset;             // [S + 1]
+  const int32_t* start;              // [S]
+  const int32_t* slot;               // [S]
+  const int32_t* pages;              // [S, P]
+  int64_t count;                     // S
+  int64_t width;                     // P
+  const int32_t *window, *accepted, *commit;  // [S]; null: no drafts, and every token is written to the state
+};
+
+// Tokens that a state has not taken, windows [N, L, R] of rows: u [C], k [G, K], v [H, V], decay [H], beta [H].
+struct Drafts {
+  float* rows;  // or null
+  int64_t length, width;
 };
 
 // A piece of one segment's work: tokens first .. first + count (inside the segment), for one head.
@@ -132,6 +140,7 @@ struct DeltaGates {
 struct Conv {
   const float *u, *weight;  // [T, C], [C, W]
   float *tail, *y;          // [slots, W - 1, C] or null, [T, C]
+  Drafts drafts;
   int64_t channels, width;
   Ragged seg;
 };
@@ -141,13 +150,14 @@ struct DeltaRule {
   Rows v;                         // [T, H, V]
   const float *log_decay, *beta;  // [T, H]
   float *state, *o;               // [slots, H, V/16, K, 16] or null, [T, H, V]
+  Drafts drafts;
   int64_t heads, key_heads, key_dim, value_dim;
   Ragged seg;
 };
 
 // A linear-attention layer between its matrices. Taps are the convolution's weights with lanes last.
 struct DeltaMixer {
-  Conv conv;                              // u, tail, sizes and segments; no weight, no y
+  Conv conv;                              // u, tail, drafts, sizes and segments; no weight, no y
   const float *q_taps, *k_taps, *v_taps;  // [G, K/16, W, 16] twice, [H, V/16, W, 16]
   const float *z, *b, *a;                 // [T, H, V], [T, H] twice
   const float *a_log, *dt_bias, *norm;    // [H], [H], [V]
@@ -190,6 +200,7 @@ struct Kernels {
   void (*keep_tail)(const Conv&, int64_t segment);
   // tile: head, and first = a strip of 16 values; `strips` says how many follow. scratch: strips * K * 16 floats.
   void (*gated_delta_rule)(const DeltaRule&, const Tile&, float* scratch);
+  void (*keep_drafts)(const DeltaRule&, int64_t segment);
   // tile.head: a key head. scratch: delta_mixer_scratch.
   void (*delta_mixer)(const DeltaMixer&, const Tile&, float* scratch);
   int delta_strips;  // strips a tile should take together: what the registers hold

@@ -1,19 +1,23 @@
 // Depthwise causal convolution and SiLU, channel by channel: c[t] = silu(sum_j w[j] u[t - (W - 1) + j]).
 #pragma once
 
+#include "drafts.h"
 #include "rows.h"
 
 namespace ingot::INGOT_ISA {
 
-// Rows before the segment: the tail keeps the last W - 1 rows of u; a segment that starts at 0 has zeros there.
+// Rows before the segment: accepted drafts, and before them the tail, the last W - 1 rows of u that were committed; a
+// segment that starts at 0 has zeros there.
 struct ConvHistory {
   const float* u;     // row 0 of the segment
   const float* tail;  // or null: zeros
   int64_t channels, width;
+  Span span;
 
   const float* row(int64_t t) const {
     if (t >= 0) return u + t * channels;
-    return tail ? tail + (t + width - 1) * channels : nullptr;
+    if (t >= -span.accepted) return span.draft(t + span.accepted);
+    return tail ? tail + (t + span.accepted + width - 1) * channels : nullptr;
   }
 };
 
@@ -21,7 +25,7 @@ inline ConvHistory conv_history(const Conv& op, int32_t segment) {
   const float* u = op.u + op.seg.offset[segment] * op.channels;
   const int64_t slot = op.seg.slot[segment], size = (op.width - 1) * op.channels;
   const bool fresh = !op.tail || slot < 0 || op.seg.start[segment] == 0;
-  return {u, fresh ? nullptr : op.tail + slot * size, op.channels, op.width};
+  return {u, fresh ? nullptr : op.tail + slot * size, op.channels, op.width, span_of(op.drafts, op.seg, segment)};
 }
 
 // Weights [channels][W] as [channels / 16][W][16].
@@ -73,19 +77,23 @@ inline void causal_conv1d(const Conv& op, const Tile& tile, float* taps) {
   }
 }
 
-// The tail becomes the last W - 1 rows of the past and the segment's u, for channels first .. first + count. Ascending
-// r reads only tail rows that are still old. Runs after every convolution of the segment and its channels.
+// The tail becomes the last W - 1 rows of the past and of the segment's committed u, and the window its other rows, for
+// channels first .. first + count. Ascending r reads only tail rows that are still old. Runs after every convolution of
+// the segment and its channels.
 inline void keep_tail(const Conv& op, int64_t segment, int64_t first, int64_t count) {
   const ConvHistory past = conv_history(op, int32_t(segment));
-  const int64_t tokens = op.seg.offset[segment + 1] - op.seg.offset[segment], slot = op.seg.slot[segment];
-  if (!op.tail || slot < 0 || tokens == 0) return;
+  const Span& span = past.span;
+  const int64_t slot = op.seg.slot[segment];
+  if (!op.tail || slot < 0 || span.empty()) return;
   for (int64_t r = 0; r < op.width - 1; ++r) {
-    const float* from = past.row(tokens - (op.width - 1) + r);
+    const float* from = past.row(span.commit - (op.width - 1) + r);
     float* to = op.tail + (slot * (op.width - 1) + r) * op.channels;
     each_vector(count, [&](int64_t c, int n) {
       store_part(to + first + c, from ? load_part(from + first + c, n) : zero(), n);
     });
   }
+  for (int64_t t = span.commit; t < span.tokens; ++t)
+    copy_row(past.row(t) + first, count, span.draft(t - span.commit) + first);
 }
 
 inline void keep_tails(const Conv& op, int64_t segment) { keep_tail(op, segment, 0, op.channels); }

@@ -7,6 +7,7 @@
 // accumulators, even and odd k: one would wait for its own latency.
 #pragma once
 
+#include "drafts.h"
 #include "rows.h"
 #include "tile.h"
 
@@ -132,34 +133,83 @@ inline void begin_state(float* state, const float* scratch, bool fresh, int64_t 
     for (int64_t i = 0; i < size; ++i) state[i] = 0.0f;
 }
 
+// Goes on with a copy: what follows is not certain.
+inline float* uncertain(float* state, float* scratch, int64_t size) {
+  if (state != scratch) copy_row(state, size, scratch);
+  return scratch;
+}
+
+// One head's strips of 16 values, through the tokens of one run.
+struct DeltaTile {
+  const DeltaRule& op;
+  const int64_t head, key_head, value, values, begin;
+
+  DeltaTile(const DeltaRule& o, const Tile& tile)
+      : op(o),
+        head(tile.head),
+        key_head(tile.head / (o.heads / o.key_heads)),
+        value(tile.first * int64_t(lanes)),
+        values(o.value_dim - value < tile.count * lanes ? o.value_dim - value : tile.count * int64_t(lanes)),
+        begin(o.seg.offset[tile.segment]) {}
+
+  // Tokens of the last pass; what they read is nobody's.
+  void take(const Span& span, float* state) const {
+    const DraftParts parts = draft_parts(op, op.drafts);
+    alignas(64) float unread[delta_strips * lanes];
+    for (int64_t t = 0; t < span.accepted; ++t) {
+      const float *row = span.draft(t), *k = row + parts.k + key_head * op.key_dim;
+      const float* v = row + parts.v + head * op.value_dim + value;
+      delta_tokens({k, k, v, row + parts.decay + head, row + parts.beta + head, unread, 0, 0, 0, 1}, op.key_dim, values,
+                   state);
+    }
+  }
+
+  void run(int64_t first, int64_t end, float* state) const {
+    alignas(64) float decay[delta_block], beta[delta_block];
+    for (int64_t tokens; first < end; first += tokens) {
+      tokens = end - first < delta_block ? end - first : delta_block;
+      const int64_t t = begin + first;
+      for (int64_t i = 0; i < tokens; ++i) {
+        decay[i] = op.log_decay[(t + i) * op.heads + head];
+        beta[i] = op.beta[(t + i) * op.heads + head];
+      }
+      each_vector(tokens, [&](int64_t i, int n) { store_part(decay + i, exp(load_part(decay + i, n)), n); });
+      const int64_t key = (t * op.key_heads + key_head) * op.key_dim;
+      const float* v = row_of(op.v, t * op.heads + head) + value;
+      float* o = op.o + (t * op.heads + head) * op.value_dim + value;
+      delta_tokens({op.q + key, op.k + key, v, decay, beta, o, op.key_heads * op.key_dim, op.v.token_stride,
+                    op.heads * op.value_dim, tokens},
+                   op.key_dim, values, state);
+    }
+  }
+};
+
 inline void gated_delta_rule(const DeltaRule& op, const Tile& tile, float* scratch) {
-  const int64_t K = op.key_dim, strip = K * lanes, strips = (op.value_dim + lanes - 1) / lanes;
-  const int64_t value = tile.first * int64_t(lanes), left = op.value_dim - value, here = tile.count * int64_t(lanes);
-  const int64_t key_head = tile.head / (op.heads / op.key_heads), head_size = strips * strip;
+  const int64_t strip = op.key_dim * lanes, head_size = (op.value_dim + lanes - 1) / lanes * strip;
+  const Span span = span_of(op.drafts, op.seg, tile.segment);
+  const DeltaTile work(op, tile);
   float* state = run_state(op.state, op.seg, tile.segment, op.heads * head_size,
                            tile.head * head_size + tile.first * strip, scratch);
   begin_state(state, scratch, op.seg.start[tile.segment] == 0, tile.count * strip);
-  alignas(64) float decay[delta_block], beta[delta_block];
-  const int64_t end = op.seg.offset[tile.segment + 1];
-  for (int64_t t = op.seg.offset[tile.segment]; t < end; t += delta_block) {
-    const int64_t tokens = end - t < delta_block ? end - t : delta_block;
-    for (int64_t i = 0; i < tokens; ++i) {
-      decay[i] = op.log_decay[(t + i) * op.heads + tile.head];
-      beta[i] = op.beta[(t + i) * op.heads + tile.head];
-    }
-    each_vector(tokens, [&](int64_t i, int n) { store_part(decay + i, exp(load_part(decay + i, n)), n); });
-    const int64_t key = (t * op.key_heads + key_head) * K;
-    const DeltaRows rows{op.q + key,
-                         op.k + key,
-                         row_of(op.v, t * op.heads + tile.head) + value,
-                         decay,
-                         beta,
-                         op.o + (t * op.heads + tile.head) * op.value_dim + value,
-                         op.key_heads * K,
-                         op.v.token_stride,
-                         op.heads * op.value_dim,
-                         tokens};
-    delta_tokens(rows, K, left < here ? left : here, state);
+  if (span.accepted) work.take(span, state);
+  work.run(0, span.commit, state);
+  if (span.commit < span.tokens) work.run(span.commit, span.tokens, uncertain(state, scratch, tile.count * strip));
+}
+
+// The rows of the run's uncertain tokens, for the pass after. Runs after every tile of the run.
+inline void keep_drafts(const DeltaRule& op, int64_t segment) {
+  const Span span = span_of(op.drafts, op.seg, segment);
+  for (int64_t t = span.commit; t < span.tokens; ++t) {
+    const DraftParts parts = draft_parts(op, op.drafts);
+    const int64_t token = op.seg.offset[segment] + t, keys = op.key_heads * op.key_dim;
+    float* row = span.draft(t - span.commit);
+    copy_row(op.k + token * keys, keys, row + parts.k);
+    for (int64_t h = 0; h < op.heads; ++h)
+      copy_row(row_of(op.v, token * op.heads + h), op.value_dim, row + parts.v + h * op.value_dim);
+    each_vector(op.heads, [&](int64_t h, int n) {
+      store_part(row + parts.decay + h, exp(load_part(op.log_decay + token * op.heads + h, n)), n);
+    });
+    copy_row(op.beta + token * op.heads, op.heads, row + parts.beta);
   }
 }
 

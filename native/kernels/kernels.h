@@ -36,6 +36,7 @@ const Kernels kernels{
     causal_conv1d,
     keep_tails,
     gated_delta_rule,
+    keep_drafts,
     delta_mixer,
     delta_strips,
     store_keys,

@@ -51,6 +51,7 @@ struct MixerPart {
 
 // decay and beta of consecutive tokens of one head; lanes are tokens.
 inline void mixer_gates(const DeltaMixer& op, int64_t token, int64_t tokens, int64_t head, float* decay, float* beta) {
+  if (tokens <= 0) return;
   for (int64_t i = 0; i < tokens; ++i) {
     decay[i] = op.a[(token + i) * op.heads + head];
     beta[i] = op.b[(token + i) * op.heads + head];
@@ -69,6 +70,7 @@ struct MixerHead {
   const ConvHistory past;
   const MixerRows rows;
   const int64_t begin, group, keys, head_size;
+  const DraftParts parts;
 
   MixerHead(const DeltaMixer& o, const Tile& t, float* scratch)
       : op(o),
@@ -78,7 +80,8 @@ struct MixerHead {
         begin(o.conv.seg.offset[t.segment]),
         group(o.heads / o.key_heads),
         keys(o.key_heads * o.key_dim),
-        head_size(rows.value_stride * o.key_dim) {}
+        head_size(rows.value_stride * o.key_dim),
+        parts(draft_parts(o, o.conv.drafts)) {}
 
   MixerPart key_part(const float* taps, int64_t channel) const {
     const int64_t head = tile.head;
@@ -87,9 +90,9 @@ struct MixerHead {
   MixerPart value_part(int64_t head) const {
     return {op.v_taps + head * rows.value_stride * op.conv.width, 2 * keys + head * op.value_dim, op.value_dim};
   }
+  float* scratch_state(int64_t head) const { return rows.states + (head - tile.head * group) * head_size; }
   float* state(int64_t head) const {
-    return run_state(op.state, op.conv.seg, tile.segment, op.heads * head_size, head * head_size,
-                     rows.states + (head - tile.head * group) * head_size);
+    return run_state(op.state, op.conv.seg, tile.segment, op.heads * head_size, head * head_size, scratch_state(head));
   }
 
   void key_rows(const MixerPart& part, int64_t first, int64_t count, float scale, float* y) const {
@@ -97,32 +100,84 @@ struct MixerHead {
     for (int64_t t = 0; t < count; ++t, y += rows.key_stride) l2_row(y, op.key_dim, scale, op.key_eps, y);
   }
 
-  // q and k of the block are ready.
-  void value_head(int64_t head, int64_t first, int64_t count) const {
-    value_part(head).convolve(op.conv, past, first, count, rows.v, rows.value_stride);
-    mixer_gates(op, begin + first, count, head, rows.decay, rows.beta);
-    const DeltaRows x{
-        rows.q, rows.k, rows.v, rows.decay, rows.beta, rows.v, rows.key_stride, rows.value_stride, rows.value_stride,
-        count};
-    delta_tokens(x, op.key_dim, op.value_dim, state(head));
+  // Tokens first .. first + count of the run; `taken` accepted ones of the last pass are in the rows before. q and k
+  // are ready.
+  void value_head(int64_t head, int64_t first, int64_t count, int64_t taken, float* state) const {
+    float *v = rows.v + taken * rows.value_stride, *decay = rows.decay + taken, *beta = rows.beta + taken;
+    value_part(head).convolve(op.conv, past, first, count, v, rows.value_stride);
+    mixer_gates(op, begin + first, count, head, decay, beta);
+    if (taken == 0 && first >= past.span.commit) keep_values(head, first, count);
+    const DeltaRows x{rows.q,
+                      rows.k,
+                      rows.v,
+                      rows.decay,
+                      rows.beta,
+                      rows.v,
+                      rows.key_stride,
+                      rows.value_stride,
+                      rows.value_stride,
+                      taken + count};
+    delta_tokens(x, op.key_dim, op.value_dim, state);
     for (int64_t t = 0; t < count; ++t) {
       const int64_t at = ((begin + first + t) * op.heads + head) * op.value_dim;
       ahead(op.z + at, op.heads * op.value_dim, op.value_dim);
       ahead(op.y + at, op.heads * op.value_dim, op.value_dim);
-      gated_norm_row(rows.v + t * rows.value_stride, op.z + at, op.norm, op.value_dim, op.norm_eps, op.y + at);
+      gated_norm_row(v + t * rows.value_stride, op.z + at, op.norm, op.value_dim, op.norm_eps, op.y + at);
+    }
+  }
+
+  // Accepted tokens of the last pass into the rows of a block, for one value head. What they would read is nobody's.
+  void take_keys(int64_t taken) const {
+    for (int64_t t = 0; t < taken; ++t) {
+      const float* k = past.span.draft(t) + parts.k + tile.head * op.key_dim;
+      copy_row(k, op.key_dim, rows.q + t * rows.key_stride);
+      copy_row(k, op.key_dim, rows.k + t * rows.key_stride);
+    }
+  }
+  void take_values(int64_t head, int64_t taken) const {
+    for (int64_t t = 0; t < taken; ++t) {
+      const float* row = past.span.draft(t);
+      copy_row(row + parts.v + head * op.value_dim, op.value_dim, rows.v + t * rows.value_stride);
+      rows.decay[t] = row[parts.decay + head], rows.beta[t] = row[parts.beta + head];
+    }
+  }
+
+  // Uncertain tokens first .. first + count into the drafts. The accepted ones there have been taken.
+  void keep_keys(int64_t first, int64_t count) const {
+    for (int64_t t = 0; t < count; ++t)
+      copy_row(rows.k + t * rows.key_stride, op.key_dim,
+               past.span.draft(first - past.span.commit + t) + parts.k + tile.head * op.key_dim);
+  }
+  void keep_values(int64_t head, int64_t first, int64_t count) const {
+    for (int64_t t = 0; t < count; ++t) {
+      float* row = past.span.draft(first - past.span.commit + t);
+      copy_row(rows.v + t * rows.value_stride, op.value_dim, row + parts.v + head * op.value_dim);
+      row[parts.decay + head] = rows.decay[t], row[parts.beta + head] = rows.beta[t];
     }
   }
 
   void run() const {
-    const int64_t head0 = tile.head * group, tokens = op.conv.seg.offset[tile.segment + 1] - begin;
+    const int64_t head0 = tile.head * group;
+    const Span& span = past.span;
     const MixerPart q = key_part(op.q_taps, 0), k = key_part(op.k_taps, keys);
     for (int64_t r = 0; r < group; ++r)
-      begin_state(state(head0 + r), rows.states + r * head_size, op.conv.seg.start[tile.segment] == 0, head_size);
-    for (int64_t first = 0; first < tokens; first += delta_block) {
-      const int64_t count = tokens - first < delta_block ? tokens - first : delta_block;
-      key_rows(q, first, count, op.key_scale, rows.q);
-      key_rows(k, first, count, 1.0f, rows.k);
-      for (int64_t r = 0; r < group; ++r) value_head(head0 + r, first, count);
+      begin_state(state(head0 + r), scratch_state(head0 + r), op.conv.seg.start[tile.segment] == 0, head_size);
+    int64_t taken = span.accepted;  // at most draft_length, so that what is uncertain is one block too
+    for (int64_t first = 0, count; first < span.tokens || taken > 0; first += count, taken = 0) {
+      const bool certain = first < span.commit || taken > 0;
+      const int64_t left = (certain ? span.commit : span.tokens) - first;
+      count = left < delta_block - taken ? left : delta_block - taken;
+      take_keys(taken);
+      key_rows(q, first, count, op.key_scale, rows.q + taken * rows.key_stride);
+      key_rows(k, first, count, 1.0f, rows.k + taken * rows.key_stride);
+      if (!certain) keep_keys(first, count);
+      for (int64_t r = 0; r < group; ++r) {
+        const int64_t head = head0 + r;
+        take_values(head, taken);
+        float* certainly = state(head);
+        value_head(head, first, count, taken,
+                   certain ? certainly : uncertain(certainly, scratch_state(head), head_size));
+      }
     }
     keep_tail(op.conv, tile.segment, q.channel, q.size);
     keep_tail(op.conv, tile.segment, k.channel, k.size);

@@ -73,10 +73,12 @@ void rows(Context& context) {
   show(context.isa(), "gelu", y);
 }
 
-// Two segments, of 70 and 3 tokens; the second goes on after 5.
+// Two segments, of 70 and 3 tokens; the second goes on after 5, the last two of which wait as drafts, and only its
+// first token is certain.
 struct Runs {
   int32_t offset[3] = {0, 70, 73}, start[2] = {0, 5}, slot[2] = {0, 1}, pages[4] = {0, 1, 2, 2};
-  Ragged ragged() const { return {offset, start, slot, pages, 2, 2}; }
+  int32_t window[2] = {-1, 0}, accepted[2] = {0, 2}, commit[2] = {70, 1};
+  Ragged ragged() const { return {offset, start, slot, pages, 2, 2, window, accepted, commit}; }
 };
 
 void recurrence(Context& context) {
@@ -86,6 +88,8 @@ void recurrence(Context& context) {
   const auto v = draw(size_t(tokens * heads * size), 7), beta = draw(size_t(tokens * heads), 8);
   auto log_decay = draw(beta.size(), 9), state = draw(size_t(2 * heads * size * size), 10);
   for (float& x : log_decay) x = x < 0 ? x : -x;
+  const int64_t length = 3, width = key_heads * size + heads * (size + 2);
+  auto drafts = draw(size_t(length * width), 22);
   std::vector<float> o(v.size());
   const DeltaRule op{q.data(),
                      k.data(),
@@ -94,6 +98,7 @@ void recurrence(Context& context) {
                      beta.data(),
                      state.data(),
                      o.data(),
+                     {drafts.data(), length, width},
                      heads,
                      key_heads,
                      size,
@@ -102,6 +107,7 @@ void recurrence(Context& context) {
   context.gated_delta_rule(op);
   show(context.isa(), "delta", o);
   show(context.isa(), "delta", state);
+  show(context.isa(), "delta", drafts);
 }
 
 void attention(Context& context) {

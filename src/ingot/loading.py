@@ -14,7 +14,7 @@ from typing import Any
 
 from ingot.beside import eos_ids_of, generation_config_of, preprocessor_of, template_of
 from ingot.cached import tokenizer_of, weights_of
-from ingot.engine import Engine
+from ingot.engine import SPECULATE, Engine
 from ingot.engine.disk import Disk
 from ingot.fingerprint import fingerprint
 from ingot.language_model import LanguageModel
@@ -54,6 +54,7 @@ def load(
     prefix_cache: bool | int = True,
     chat_template_kwargs: Mapping[str, Any] | None = None,
     prefix_disk: bool | int = False,
+    speculate: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LanguageModel:
     """The model in a Hugging Face checkpoint directory or a GGUF file, or under a hub id ("Qwen/Qwen3.5-0.8B"); None:
@@ -83,6 +84,9 @@ def load(
     prefix_disk  True: what the prefix cache has is kept on disk, too, and found there after a restart
               (docs/prefix_disk.md: from such files prompts can be read); a number: in so many bytes at most. None is
               8 GiB, or a tenth of what is free.
+    speculate  whether tokens are tried before they are known, several in a pass: "auto" where that is faster, "lookup"
+              whenever the text was there before, "off" never; the answers are the same (docs/speculation.md). None:
+              "auto" for the native backend; the others never do.
     progress  called with (bytes of weights read, bytes in all) while they are packed.
 
     Raises ValueError or FileNotFoundError in one sentence that names the argument or the file, the value and the rule.
@@ -97,6 +101,7 @@ def load(
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; it must be a positive number")
     path = nugget_path() if model is None else resolve(model)
+    _one_of("speculate", speculate, SPECULATE)
     checkpoint = open_checkpoint(path, accept, mmproj)
     if yarn is not None:
         if calibration is not None:
@@ -128,6 +133,7 @@ def load(
         free,
         load_vision if preprocessor else None,
         _cache_bytes(prefix_cache, ops),
+        _speculate(speculate, ops),
     )
     defaults = generation_config_of(checkpoint)
     eos_ids = eos_ids_of(checkpoint, defaults)
@@ -163,6 +169,13 @@ def _keep_on_disk(model: LanguageModel, size: bool | int, cache: bool | Path, pr
     journal.wait_scanned(SCAN_S)
     engine.cache.disk = Disk(engine.cache, journal)
     weakref.finalize(engine, journal.close)  # at the end of the process, too
+
+
+def _speculate(speculate: str | None, ops: Any) -> str:
+    """What was asked for, or what is best: another backend's rows depend on how many there are."""
+    if not hasattr(ops, "packed") and speculate not in (None, "off"):
+        raise ValueError(f"speculate is {speculate!r}; only the native backend gives the same answers with drafts")
+    return speculate or ("auto" if hasattr(ops, "packed") else "off")
 
 
 def _cache_bytes(prefix_cache: bool | int, ops: Any) -> int:

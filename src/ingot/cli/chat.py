@@ -89,6 +89,11 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mmproj", metavar="FILE", help="the vision tower of a GGUF model (default: the one beside it)")
     group.add_argument("--no-cache", action="store_true", help="keep no packed weights on disk (see ingot cache)")
     group.add_argument("--threads", type=int, metavar="N", help="default: all processors this process may use")
+    group.add_argument(
+        "--speculate",
+        choices=("auto", "lookup", "off"),
+        help="try tokens that the text had before, several in a pass (default: auto, where that is faster)",
+    )
     add_yarn(group)
 
 
@@ -180,6 +185,7 @@ def load_model(args: argparse.Namespace) -> Any:
             mmproj=args.mmproj,
             chat_template_kwargs={"preserve_thinking": True} if getattr(args, "preserve_thinking", False) else None,
             prefix_disk=getattr(args, "cache_disk", False),
+            speculate=args.speculate,
             progress=line.at_bytes,
         )
     if model.cache_file:

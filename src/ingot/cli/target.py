@@ -106,6 +106,7 @@ def loaded(target: Target, args: argparse.Namespace, weights: str | None, cache:
     import ingot
 
     options = {"weights": weights, "kv": args.kv, "threads": args.threads, "yarn": getattr(args, "yarn", None)}
+    options["speculate"] = "off"  # the speed of a pass a token, whatever the text
     if target.path is not None:
         yield ingot.load(target.path, cache=cache, **options)
         return

@@ -15,16 +15,19 @@ from ingot.engine.prefix_cache import PrefixCache
 from ingot.engine.request import Request
 from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
 from ingot.engine.sequence import StatePool
+from ingot.engine.speculate import MOST_DRAFTS, Pace
 from ingot.ops import Segments
 from ingot.spec import Config
 from ingot.spec.config import MAX_YARN
+from ingot.spec.cost import window_bytes
 
 
 class Engine:
     """A model, its op set and the states of its sequences, keys and values in the format `kv`. `vocabulary` ids may be
     generated (rows beyond it are padding); what `available` bytes of memory cannot hold is refused before it runs.
     `load_vision` gives the vision tower, when the first picture comes. The prefix cache keeps `cache_bytes` at most of
-    what was computed, for those who go on from there."""
+    what was computed, for those who go on from there. `speculate` (one of `SPECULATE`) says whether tokens are tried
+    before they are known."""
 
     def __init__(
         self,
@@ -36,6 +39,7 @@ class Engine:
         available: Callable[[], int | None] = lambda: None,
         load_vision: Callable[[Callable[[], None]], Any] | None = None,
         cache_bytes: int = 0,
+        speculate: str = "off",
     ) -> None:
         self.root, self.ops, self.config = root, ops, config
         rows = config.text.vocab_size
@@ -43,6 +47,9 @@ class Engine:
         self.states = StatePool(ops, config, kv, available)
         self.cache = PrefixCache(self.states, cache_bytes)
         self.eyes = Eyes(ops, config, load_vision)
+        self.speculate, self.pace = speculate, Pace()
+        if speculate != "off":
+            self.states.window_bytes = window_bytes(config, MOST_DRAFTS)
 
     @property
     def context(self) -> int:
@@ -88,7 +95,7 @@ class Engine:
 
     def forward(self, parts: Sequence[Part], rows: np.ndarray | None = None) -> np.ndarray:
         """One pass over the next tokens of several sequences: the logits of the given rows of it (None: of all)."""
-        seg = Segments.joined([self.states.segments(p.sequence, p.position, len(p.ids)) for p in parts])
+        seg = Segments.joined([self.states.segments(p.sequence, p.position, len(p.ids), p.tried) for p in parts])
         logits = self.root(
             self.ops,
             np.concatenate([part.ids for part in parts]),
@@ -98,7 +105,7 @@ class Engine:
             features=self.eyes.of_parts(parts),
         )
         for part in parts:
-            part.sequence.length += len(part.ids)
+            self.states.took(part.sequence, len(part.ids) - part.tried)
         out: np.ndarray = self.ops.host(logits)
         return out
 

@@ -262,6 +262,7 @@ class PrefixCache:
             if np.array_equal(there.tail, tail):  # the same tokens, the same state
                 there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
                 return there
+        self.states.settle(sequence)
         slot = self._slot() if copied else sequence.slot
         if slot is None:
             return None

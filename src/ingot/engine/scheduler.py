@@ -25,6 +25,7 @@ from ingot.engine.prefix_cache import Match, Snapshot
 from ingot.engine.request import Mark, Request, Reuse, Token
 from ingot.engine.sampler import Sampler, answer_seed
 from ingot.engine.sequence import Sequence, pages_of
+from ingot.engine.speculate import Drafter, worthwhile
 from ingot.ops import PAGE
 
 if TYPE_CHECKING:
@@ -47,18 +48,20 @@ IDLE = 8  # prompts that wait to be read in idle time; the oldest is dropped (ta
 
 @dataclass(frozen=True)
 class Part:
-    """The next tokens of one sequence in a pass; `position` None: text's."""
+    """The next tokens of one sequence in a pass; `position` None: text's. The last `tried` of them are not certain."""
 
     sequence: Sequence
     ids: np.ndarray
     position: np.ndarray | None = None
     visuals: Any = ()
+    tried: int = 0
 
 
 @dataclass(eq=False)
 class _Run:
     """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
-    answers to the same prompt, which wait to continue from its state. At `marks` of its prompt snapshots are kept."""
+    answers to the same prompt, which wait to continue from its state. At `marks` of its prompt snapshots are kept.
+    What it `said` so far foretells `drafts`, which are tried in the next pass."""
 
     answer: int
     request: Request
@@ -70,6 +73,9 @@ class _Run:
     reuse: Reuse | None = None
     twins: list[tuple[int, Sampler]] = field(default_factory=list)
     decodes: bool = False
+    said: list[int] = field(default_factory=list)
+    drafter: Drafter | None = None
+    drafts: list[int] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -147,17 +153,26 @@ class Scheduler:
         if self._idler is not None and self.unfinished:
             self._pause()
         self._admit()
+        self._try()
         parts = list(self._parts())
         if not parts:
             return []
-        last = np.cumsum([len(part.ids) for _, part in parts]) - 1
+        ends = np.cumsum([len(part.ids) for _, part in parts])
         # a pass ends a prompt, or goes on with an answer, for those whose ids are all taken by it
-        ready = [len(part.ids) == len(run.pending) for run, part in parts]
-        rows = self._forward(parts, last[ready])
+        ready = [
+            (run, np.arange(end - 1 - part.tried, end))
+            for (run, part), end in zip(parts, ends, strict=True)
+            if len(part.ids) - part.tried == len(run.pending)
+        ]
+        rows = self._forward(parts, np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in ready)]))
         if self.cache.disk is not None:
             self.cache.disk.write()
-        runs = [run for (run, _), is_ready in zip(parts, ready, strict=True) if is_ready]
-        return [token for run, row in zip(runs, rows, strict=True) for token in self._chosen(run, row)]
+        counts = np.cumsum([len(rows) for _, rows in ready])[:-1]
+        return [
+            token
+            for (run, _), some in zip(ready, np.split(rows, counts), strict=False)
+            for token in (self._verified(run, some) if run.decodes else self._began(run, some[0]))
+        ]
 
     def idle_step(self) -> None:
         """One pass over a prompt of `add_idle`, or of a canary. What it has read is not lost when requests come: it is
@@ -358,8 +373,10 @@ class Scheduler:
         read = sum(len(part.ids) for run, part in parts if not run.decodes)
         if read >= LEAST_TOKENS:
             self._token_s = (time.perf_counter() - began) / read
+        if not read:
+            self.engine.pace.see(sum(len(part.ids) for _, part in parts), time.perf_counter() - began)
         for run, part in parts:
-            run.pending = run.pending[len(part.ids) :]
+            run.pending = run.pending[len(part.ids) - part.tried :]
             self.cache.extend(run.sequence)
             while run.marks and run.marks[0].position <= run.sequence.length:
                 mark = run.marks.popleft()
@@ -367,6 +384,22 @@ class Scheduler:
                 if run.answer >= 0 and mark.kind in KINDS:
                     self._to_disk(kept)
         return found
+
+    def _try(self) -> None:
+        """Choose the drafts of the next pass. None in one that reads prompts: its rows are taken."""
+        for run in self._runs:
+            run.drafts = []
+        mode = self.engine.speculate
+        if mode == "off" or not all(run.decodes for run in self._runs):
+            return
+        for run in self._runs:
+            if run.drafter is None:
+                run.drafter = Drafter([*run.request.ids, *run.said])
+        drafters = [run.drafter for run in self._runs if run.drafter]
+        chances = [drafter.chances(run.left - 1) for run, drafter in zip(self._runs, drafters, strict=True)]
+        counts = worthwhile(chances, self.engine.pace) if mode == "auto" else [*map(len, chances)]
+        for run, drafter, count in zip(self._runs, drafters, counts, strict=True):
+            run.drafts = drafter.lookup.draft(count)
 
     def _parts(self) -> Iterator[tuple[_Run, Part]]:
         """The next pass: a token of each answer, and as much of the prompts as it has room for."""
@@ -378,7 +411,8 @@ class Scheduler:
 
     def _part(self, run: _Run, count: int) -> Part:
         if run.decodes:
-            return Part(run.sequence, run.pending)
+            ids = np.concatenate([run.pending, np.array(run.drafts, np.int32)])
+            return Part(run.sequence, ids, tried=len(run.drafts))
         begin, position = run.sequence.length, run.request.position
         at = None if position is None else position[:, begin : begin + count]
         return Part(run.sequence, run.pending[:count], at, run.request.visuals)
@@ -412,23 +446,36 @@ class Scheduler:
             return room
         return min(room, max(LEAST_TOKENS, int(self.slice_s / self._token_s)))
 
-    def _chosen(self, run: _Run, row: np.ndarray) -> Iterator[Token]:
-        """The next token of a run and, at the end of their prompt, of its twins."""
-        group, reuse = [run], None
-        if not run.decodes:
-            group, reuse = self._continue_all(run), run.reuse
-        for each in group:
-            assert each.sampler is not None
-            token = each.sampler.sample(row)
-            each.left -= 1
-            last = token in each.request.stop_ids or each.left == 0
-            told = self._logprobs(each.request, row, token)
-            each.pending = np.array([token], np.int32)
-            if each.sequence.keys is not None:
-                each.sequence.keys.append(token, each.sequence.length + each.sequence.rope_delta)
-            if last:
-                self._end(each)
-            yield Token(each.answer, token, last, *told, reuse)
+    def _began(self, run: _Run, row: np.ndarray) -> list[Token]:
+        """The first token of a run and of its twins: their prompt is read."""
+        reuse = run.reuse
+        return [replace(self._chosen(each, row), reuse=reuse) for each in self._continue_all(run)]
+
+    def _verified(self, run: _Run, rows: np.ndarray) -> Iterator[Token]:
+        """The next tokens of an answer: one, and one more for each draft that is what was chosen."""
+        for i, row in enumerate(rows):
+            token = self._chosen(run, row)
+            yield token
+            if token.last or i == len(run.drafts) or token.id != run.drafts[i]:
+                return
+            self.states.accept(run.sequence)
+
+    def _chosen(self, run: _Run, row: np.ndarray) -> Token:
+        """The next token of an answer."""
+        assert run.sampler is not None
+        token = run.sampler.sample(row)
+        run.left -= 1
+        last = token in run.request.stop_ids or run.left == 0
+        told = self._logprobs(run.request, row, token)
+        run.pending = np.array([token], np.int32)
+        run.said.append(token)
+        if run.sequence.keys is not None:
+            run.sequence.keys.append(token, run.sequence.length + run.sequence.rope_delta)
+        if run.drafter is not None:
+            run.drafter.remember(token)
+        if last:
+            self._end(run)
+        return Token(run.answer, token, last, *told)
 
     def _continue_all(self, run: _Run) -> list[_Run]:
         """The prompt is read: its answers go on, each with a state of its own."""

@@ -16,7 +16,8 @@ import numpy as np
 
 from ingot.engine.keys import Keys
 from ingot.engine.rows import Rows
-from ingot.model import new_pools
+from ingot.engine.speculate import MOST_DRAFTS
+from ingot.model import add_windows, new_pools, settle
 from ingot.ops import PAGE, Segments
 from ingot.spec import Config
 from ingot.spec.cost import kv_bytes, state_bytes
@@ -29,7 +30,8 @@ MARGIN = 128 * 2**20
 class Sequence:
     """A running sequence. `rope_delta` is what its positions lag behind its length (pictures take fewer positions than
     tokens), `promised` the pages that it may still take, `keys` what its tokens are (None: nobody may share them), and
-    `node` how far the prefix cache knows it."""
+    `node` how far the prefix cache knows it. Of the drafts in its `window` (-1: it has none) the last `accepted` tokens
+    are still to be written to its state."""
 
     slot: int
     length: int = 0
@@ -38,6 +40,8 @@ class Sequence:
     promised: int = 0
     keys: Keys | None = None
     node: Any = None
+    window: int = -1
+    accepted: int = 0
 
 
 class StatePool:
@@ -54,12 +58,13 @@ class StatePool:
         self.ops, self.config, self.kv, self.available = ops, config, kv, available
         self.pools = new_pools(ops, config, slots=1, pages=0, kv=kv)
         self.page_bytes, self.state_bytes = PAGE * kv_bytes(config, kv), state_bytes(config)
+        self.window_bytes = 0  # of the drafts of a sequence, where there will be any
         self.most_pages: int | None = None
         self.most_slots: int | None = None
         self.reclaim: Callable[[], bool] = lambda: False
         self.snapshots = 0  # slots that the prefix cache has
         self.idle = 0  # pages that the prefix cache has alone
-        self._slots, self._pages = Rows(1), Rows(0)
+        self._slots, self._pages, self._windows = Rows(1), Rows(0), Rows(0)
         self._promised = 0
         self._users = np.zeros(0, np.int32)  # [pages]: sequences that read a page
         self._kept = np.zeros(0, np.int32)  # [pages]: nodes and snapshots of the prefix cache that have it
@@ -109,6 +114,7 @@ class StatePool:
         wanted = self._promised + pages
         fresh = max(0, wanted - self._pages.free - self.idle + pinned)
         needed = fresh * self.page_bytes + max(0, slots - self._slots.free - self.snapshots) * self.state_bytes
+        needed += max(0, slots - self._windows.free) * self.window_bytes
         if self.most_pages is None and wanted > self._pages.left + self.idle:  # growing has one array twice
             needed += self._pages.used * self.page_bytes // (2 * (len(self.pools.layers) - len(self.pools.linear)) or 1)
         return needed
@@ -135,11 +141,13 @@ class StatePool:
             self.release(page)
         if sequence.slot >= 0:
             self.give_slot(sequence.slot)
+        self._close_window(sequence)
         sequence.pages, sequence.slot, sequence.promised, sequence.node = sequence.pages[:0], -1, 0, None
 
     def fork(self, sequence: Sequence) -> Sequence:
         """A sequence that continues from the same tokens: it shares the full pages, and has its own state."""
         twin = self.open()
+        self.settle(sequence)
         self.copy_slot(sequence.slot, twin.slot)
         self.share(twin, sequence.pages[: pages_of(sequence.length)].tolist(), sequence.length)
         twin.rope_delta, twin.node = sequence.rope_delta, sequence.node
@@ -171,9 +179,9 @@ class StatePool:
             # by half: the copy is rare, and no more than a third of the pool stands empty
             self._grow(self.pools.slots, max(self.pools.pages + missing, self.pools.pages + self.pools.pages // 2))
 
-    def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int) -> Segments:
+    def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int, tried: int = 0) -> Segments:
         """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
-        ones."""
+        ones. The last `tried` of them are not certain: `accept` says how many were right."""
         wanted = pages_of(sequence.length + tokens) - len(sequence.pages)
         if wanted > 0:
             taken = np.array([self.take_page() for _ in range(wanted)], np.int32)
@@ -190,7 +198,41 @@ class StatePool:
             position=np.ascontiguousarray(position_3T, np.int32),
             slot=np.array([sequence.slot], np.int32),
             pages=sequence.pages[None],
+            **self._drafts(sequence, tokens - tried, tried),
         )
+
+    def _drafts(self, sequence: Sequence, certain: int, tried: int) -> dict[str, np.ndarray]:
+        """The drafts of a pass, as `Segments` has them."""
+        if tried and sequence.window < 0:
+            if not self._windows.left:
+                windows = max(1, 2 * self._windows.count)
+                add_windows(self.ops, self.config, self.pools, windows, MOST_DRAFTS)
+                self._windows.count = windows
+            sequence.window = self._windows.take()
+        if sequence.window < 0:
+            return {}
+        drafts = {"window": sequence.window, "accepted": sequence.accepted, "commit": certain}
+        return {name: np.array([value], np.int32) for name, value in drafts.items()}
+
+    def took(self, sequence: Sequence, certain: int) -> None:
+        """A pass has written so many tokens to the sequence's state, and before them the drafts that were accepted."""
+        sequence.length, sequence.accepted = sequence.length + certain, 0
+
+    def accept(self, sequence: Sequence) -> None:
+        """The next draft of the last pass was right: it belongs to the sequence, and the next pass writes it to the
+        state."""
+        sequence.length, sequence.accepted = sequence.length + 1, sequence.accepted + 1
+
+    def settle(self, sequence: Sequence) -> None:
+        """Write what was accepted to the sequence's state now: before the state is copied or handed on."""
+        if sequence.accepted:
+            settle(self.ops, self.config, self.pools, sequence.slot, sequence.window, sequence.accepted)
+        sequence.accepted = 0
+
+    def _close_window(self, sequence: Sequence) -> None:
+        if sequence.window >= 0:
+            self._windows.give(sequence.window)
+        sequence.window, sequence.accepted = -1, 0
 
     # rows, for sequences and for the prefix cache
 

@@ -67,7 +67,7 @@ def trunk(
     if features is not None:
         x_TD = ops.scatter_rows(x_TD, *features)
     for i, layer in enumerate(language_model.layers):
-        x_TD = layer(ops, x_TD, seg, rotary, pools.layers[i] if pools else None)
+        x_TD = layer(ops, x_TD, seg, rotary, pools.layer(i) if pools else None)
     return norm(ops, language_model.norm, x_TD)
 
 

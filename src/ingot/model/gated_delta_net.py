@@ -12,7 +12,8 @@ from ingot.model.composite import composite
 
 @composite
 def delta_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, pool: Any = None) -> Any:
-    """y_TD of one Gated DeltaNet layer; `pool` is (conv tail, delta state), updated in place, or None for zeros.
+    """y_TD of one Gated DeltaNet layer; `pool` is (conv tail, delta state), perhaps with drafts, updated in place, or
+    None for zeros.
 
         q, k, v = silu(conv(x W_qkv))       z, b, a = x W_z, x W_b, x W_a
         o = delta_rule(q/|q| K^-1/2, k/|k|, v, decay(a), sigmoid(b))
@@ -23,15 +24,15 @@ def delta_mixer(ops: Any, w: Any, x_TD: Any, seg: Any, pool: Any = None) -> Any:
     """
     text = w.config.text
     key_dim, value_dim = text.linear_key_head_dim, text.linear_value_head_dim
-    tail, state = pool or (None, None)
+    tail, state, *drafts = pool or (None, None)
     u_TC, z, b_TH, a_TH = ops.linears(x_TD, w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
-    c_TC = ops.causal_conv1d(u_TC, w.conv1d.weight[:, 0], seg, tail)
+    c_TC = ops.causal_conv1d(u_TC, w.conv1d.weight[:, 0], seg, tail, *drafts)
     tokens, heads = a_TH.shape
     keys = (c_TC.shape[1] - heads * value_dim) // 2
     q_TGK = ops.l2_norm(c_TC[:, :keys].reshape(tokens, -1, key_dim), key_dim**-0.5)
     k_TGK = ops.l2_norm(c_TC[:, keys : 2 * keys].reshape(tokens, -1, key_dim), 1.0)
     v_THV = c_TC[:, 2 * keys :].reshape(tokens, heads, value_dim)
     log_decay_TH, beta_TH = ops.delta_gates(a_TH, b_TH, w.A_log, w.dt_bias)
-    o_THV = ops.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, seg, state)
+    o_THV = ops.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, seg, state, *drafts)
     gated = ops.gated_rms_norm(o_THV, z.reshape(tokens, heads, value_dim), w.norm.weight, text.rms_norm_eps)
     return ops.linears(gated.reshape(tokens, heads * value_dim), w.out_proj)[0]

@@ -124,6 +124,9 @@ class OpSet:
         shape = (pages, PAGE, kv_heads, head_dim)
         return self._zeros(shape), self._zeros(shape)
 
+    def delta_drafts(self, *sizes: int) -> Tensor:
+        raise ValueError("the torch op set keeps no drafts; use the native op set to speculate")
+
     def _zeros(self, shape: tuple[int, ...]) -> Tensor:
         """Zeros that take no memory on the host before they are written, as numpy has them."""
         return torch.from_numpy(np.zeros(shape, np.float32)).to(self.device)
@@ -142,6 +145,8 @@ class OpSet:
     def segments(self, seg: Segments) -> TorchSegments:
         if isinstance(seg, TorchSegments):
             return seg
+        if seg.window is not None:
+            raise ValueError("the pass has drafts; the torch op set keeps none")
         tables = _tables(seg, self.chunk)
         tensors = {
             k: torch.from_numpy(v).long().to(self.device) if isinstance(v, np.ndarray) else v for k, v in tables.items()

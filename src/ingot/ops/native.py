@@ -184,6 +184,7 @@ class OpSet:
     items = staticmethod(reference.items)
     segments = staticmethod(reference.segments)
     conv_tail = staticmethod(reference.conv_tail)
+    delta_drafts = staticmethod(reference.delta_drafts)
     copy_row = staticmethod(reference.copy_row)
     same_row = staticmethod(reference.same_row)
     concat = staticmethod(reference.concat)
@@ -276,10 +277,12 @@ class OpSet:
         self._context.rope(q_THE, k_TGE, *rotary, q, k)
         return q, k
 
-    def causal_conv1d(self, u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None) -> Array:
-        """silu of the depthwise convolution over each run's own past; `tail` is updated in place."""
-        c_TC = np.empty(u_TC.shape, np.float32)
-        self._context.causal_conv1d(u_TC, w_CW, seg.offset, seg.start, seg.slot, tail, c_TC)
+    def causal_conv1d(
+        self, u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None, drafts: Array | None = None
+    ) -> Array:
+        """silu of the depthwise convolution over each run's own past; `tail` and `drafts` are updated in place."""
+        c_TC, more = np.empty(u_TC.shape, np.float32), (drafts, seg.window, seg.accepted, seg.commit)
+        self._context.causal_conv1d(u_TC, w_CW, seg.offset, seg.start, seg.slot, tail, c_TC, *more)
         return c_TC
 
     def delta_gates(self, a_TH: Array, b_TH: Array, A_log_H: Array, dt_bias_H: Array) -> tuple[Array, Array]:
@@ -297,23 +300,25 @@ class OpSet:
         beta_TH: Array,
         seg: Segments,
         state: Array | None = None,
+        drafts: Array | None = None,
     ) -> Array:
-        """o_THV of the gated delta rule, token by token; `state` is updated in place."""
-        o_THV = np.empty(v_THV.shape, np.float32)
+        """o_THV of the gated delta rule, token by token; `state` and `drafts` are updated in place."""
+        o_THV, more = np.empty(v_THV.shape, np.float32), (drafts, seg.window, seg.accepted, seg.commit)
         runs = (seg.offset, seg.start, seg.slot)
-        self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV)
+        self._context.gated_delta_rule(q_TGK, k_TGK, v_THV, log_decay_TH, beta_TH, *runs, state, o_THV, *more)
         return o_THV
 
     def delta_layer(
-        self, w: Any, x_TD: Array, seg: Segments, rotary: Any, pool: tuple[Array, Array] | None = None
+        self, w: Any, x_TD: Array, seg: Segments, rotary: Any, pool: tuple[Array, ...] | None = None
     ) -> Any:
         """A linear-attention layer in one call; NotImplemented where a matrix is not packed, but a leaf of another
         kind."""
         fused = self._layer(w, w.linear_attn, DELTA_MATRICES, _delta_layer)
         if fused is None:
             return NotImplemented
-        y_TD = np.empty(x_TD.shape, np.float32)
-        self._context.delta_layer(fused, x_TD, seg.offset, seg.start, seg.slot, *(pool or (None, None)), y_TD)
+        y_TD, (tail, state, *drafts) = np.empty(x_TD.shape, np.float32), pool or (None, None)
+        more = (*(drafts or (None,)), seg.window, seg.accepted, seg.commit)
+        self._context.delta_layer(fused, x_TD, seg.offset, seg.start, seg.slot, tail, state, y_TD, *more)
         return y_TD
 
     def full_layer(
@@ -345,13 +350,13 @@ class OpSet:
             w.prepared = leaves, make(w, [leaf.native for leaf in leaves]) if packed else None
         return w.prepared[1]
 
-    def delta_mixer(self, w: Any, x_TD: Array, seg: Segments, pool: tuple[Array, Array] | None = None) -> Array:
+    def delta_mixer(self, w: Any, x_TD: Array, seg: Segments, pool: tuple[Array, ...] | None = None) -> Array:
         """y_TD of one Gated DeltaNet layer: all between its matrices in one sweep; `pool` is updated in place."""
         small = _delta_weights(w)
         u_TC, z, b_TH, a_TH = self.linears(x_TD, w.in_proj_qkv, w.in_proj_z, w.in_proj_b, w.in_proj_a)
-        y = np.empty(z.shape, np.float32)
-        runs = (seg.offset, seg.start, seg.slot)
-        self._context.delta_mixer(small, u_TC, z, b_TH, a_TH, *runs, *(pool or (None, None)), y)
+        y, (tail, state, *drafts) = np.empty(z.shape, np.float32), pool or (None, None)
+        runs, more = (seg.offset, seg.start, seg.slot), (*(drafts or (None,)), seg.window, seg.accepted, seg.commit)
+        self._context.delta_mixer(small, u_TC, z, b_TH, a_TH, *runs, tail, state, y, *more)
         return self.linears(y, w.out_proj)[0]
 
     def swiglu(self, w: Any, x_TD: Array) -> Array:

@@ -164,24 +164,41 @@ def _rotate(x_THE: Array, cos_TN: Array, sin_TN: Array) -> Array:
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, x_THE[..., 2 * n :]], axis=-1)
 
 
-def causal_conv1d(u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None) -> Array:
+def causal_conv1d(
+    u_TC: Array, w_CW: Array, seg: Segments, tail: Array | None = None, drafts: Array | None = None
+) -> Array:
     """silu(sum_j w[:, j] * u[t - (W-1) + j]): a depthwise convolution over the sequence's own past, then SiLU.
 
     `tail` [slots, W-1, C] holds the last rows of u before a run and is updated in place; without it the past is zeros.
-    The same zero past begins every sequence, so packed sequences cannot leak into one another.
+    The same zero past begins every sequence, so packed sequences cannot leak into one another. `drafts` [windows, L, R]
+    begin with the rows of u that the tail has not taken (`delta_drafts`).
     """
     (channels, width), out = w_CW.shape, np.empty_like(u_TC)
     for s in range(len(seg.start)):
-        rows = slice(seg.offset[s], seg.offset[s + 1])
+        begin, taken, commit, end = _span(seg, s)
         fresh = tail is None or seg.start[s] == 0
         past = np.zeros((width - 1, channels), np.float32) if fresh else tail[seg.slot[s]]  # type: ignore[index]
-        u = np.concatenate([past, u_TC[rows]])
-        length = len(u) - (width - 1)
-        total = sum((w_CW[:, j] * u[j : j + length] for j in range(width)), np.zeros_like(u_TC[rows]))
-        out[rows] = total * sigmoid(total)
+        waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
+        if taken:
+            past = np.concatenate([past, waiting[:taken, :channels]])  # type: ignore[index]
+        u = np.concatenate([past, u_TC[begin:end]])
+        first = len(past) - (width - 1)
+        total = sum((w_CW[:, j] * u[first + j :][: end - begin] for j in range(width)), np.zeros_like(u_TC[begin:end]))
+        out[begin:end] = total * sigmoid(total)
         if tail is not None:
-            tail[seg.slot[s]] = u[length:]
+            tail[seg.slot[s]] = u[first + commit - begin :][: width - 1]
+        if waiting is not None:
+            waiting[: end - commit, :channels] = u_TC[commit:end]
     return out
+
+
+def _span(seg: Segments, s: int) -> tuple[int, int, int, int]:
+    """Of run s: its first token, the drafts that its state takes before, the first token that it does not take, the
+    end."""
+    begin, end = int(seg.offset[s]), int(seg.offset[s + 1])
+    if seg.accepted is None or seg.commit is None:
+        return begin, 0, end, end
+    return begin, int(seg.accepted[s]), begin + int(seg.commit[s]), end
 
 
 def l2_norm(x: Array, scale: float, eps: float = 1e-6) -> Array:
@@ -223,22 +240,44 @@ def gated_delta_rule(
     beta_TH: Array,
     seg: Segments,
     state: Array | None = None,
+    drafts: Array | None = None,
 ) -> Array:
-    """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in
-    place."""
-    heads, value_dim = v_THV.shape[1:]
-    repeat, key_dim = heads // q_TGK.shape[1], q_TGK.shape[2]
-    q_THK, k_THK = np.repeat(q_TGK, repeat, axis=1), np.repeat(k_TGK, repeat, axis=1)
+    """o_THV, token by token; value head h reads key head h // (H // G). `state` [slots, H, V, K] is updated in place;
+    `drafts` [windows, L, R] end with the k, v, decay and beta that it has not taken (`delta_drafts`)."""
     decay_TH, out = np.exp(log_decay_TH), np.empty_like(v_THV)
     for s in range(len(seg.start)):
-        S_HVK = np.zeros((heads, value_dim, key_dim), np.float32)
+        begin, taken, commit, end = _span(seg, s)
+        S_HVK = np.zeros((*v_THV.shape[1:], k_TGK.shape[2]), np.float32)
         if state is not None and seg.start[s] > 0:
             S_HVK[:] = state[seg.slot[s]]
-        for t in range(seg.offset[s], seg.offset[s + 1]):
-            out[t] = gated_delta_rule_step(q_THK[t], k_THK[t], v_THV[t], decay_TH[t], beta_TH[t], S_HVK)
-        if state is not None:
-            state[seg.slot[s]] = S_HVK
+        waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
+        for row_R in waiting[:taken] if taken else ():  # type: ignore[index]
+            k_GK, v_HV, decay_H, beta_H = _update(row_R, k_TGK.shape[1:], v_THV.shape[1:])
+            _step(k_GK, k_GK, v_HV, decay_H, beta_H, S_HVK)
+        for t in range(begin, end + 1):
+            if t == commit and state is not None:
+                state[seg.slot[s]] = S_HVK
+            if t < end:
+                out[t] = _step(q_TGK[t], k_TGK[t], v_THV[t], decay_TH[t], beta_TH[t], S_HVK)
+        if commit < end and waiting is not None:
+            parts = [x[commit:end].reshape(end - commit, -1) for x in (k_TGK, v_THV, decay_TH, beta_TH)]
+            update_NR = np.concatenate(parts, axis=1)
+            waiting[: end - commit, -update_NR.shape[1] :] = update_NR
     return out
+
+
+def _step(q_GK: Array, k_GK: Array, v_HV: Array, decay_H: Array, beta_H: Array, state_HVK: Array) -> Array:
+    repeat = len(v_HV) // len(k_GK)
+    q_HK, k_HK = np.repeat(q_GK, repeat, axis=0), np.repeat(k_GK, repeat, axis=0)
+    return gated_delta_rule_step(q_HK, k_HK, v_HV, decay_H, beta_H, state_HVK)
+
+
+def _update(row_R: Array, key_shape: tuple[int, ...], value_shape: tuple[int, ...]) -> tuple[Array, ...]:
+    """k_GK, v_HV, decay_H and beta_H, with which a row of drafts ends."""
+    shapes = key_shape, value_shape, value_shape[:1], value_shape[:1]
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    parts = np.split(row_R[-int(ends[-1]) :], ends[:-1])
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def attention(q_THE: Array, k_TGE: Array, v_TGE: Array, seg: Segments, kv: tuple[Array, Array] | None = None) -> Array:
@@ -322,6 +361,12 @@ def conv_tail(slots: int, width: int, channels: int) -> Array:
 def delta_state(slots: int, heads: int, key_dim: int, value_dim: int) -> Array:
     """Zeros for the delta rule's memory: [slots, H, V, K]."""
     return np.zeros((slots, heads, value_dim, key_dim), np.float32)
+
+
+def delta_drafts(windows: int, length: int, channels: int, keys: int, heads: int, value_dim: int) -> Array:
+    """Zeros for `length` tokens of a sequence that its tail and state have not taken, each a row of u [C], k [`keys`],
+    v [H, V], decay [H] and beta [H]: all that an update needs."""
+    return np.zeros((windows, length, channels + keys + heads * (value_dim + 2)), np.float32)
 
 
 def kv_pool(pages: int, kv_heads: int, head_dim: int, fmt: str = "f32") -> tuple[Array, Array]:

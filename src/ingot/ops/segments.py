@@ -19,6 +19,10 @@ class Segments:
 
     A run with start 0 begins from zero state, whatever its slot holds. Built once a pass on the host; no op asks an
     array for an item on a device.
+
+    A run may try tokens that are not certain: the state takes the first `commit` of them, and what the others would do
+    to it waits in a window. The sequence's next pass says how many were `accepted`, which its `start` counts too: the
+    state takes these first. The three arrays are there together, or None where nothing is tried.
     """
 
     offset: np.ndarray  # int32 [S+1]  tokens of run s are offset[s]:offset[s+1]
@@ -27,6 +31,9 @@ class Segments:
     slot: np.ndarray  # int32 [S]    row of the state pools; -1: no state
     pages: np.ndarray  # int32 [S,P]  page table: key j of the sequence is row j % PAGE of page pages[s, j // PAGE]
     causal: bool = True  # False: every token of a run sees the whole run
+    window: np.ndarray | None = None  # int32 [S]  row of the pools of drafts; -1: the run has none
+    accepted: np.ndarray | None = None  # int32 [S]  drafts in the window that the state takes before the run
+    commit: np.ndarray | None = None  # int32 [S]  tokens of the run that the state takes; the others become drafts
 
     @property
     def tokens(self) -> int:
@@ -50,6 +57,8 @@ class Segments:
         if len(parts) == 1:
             return parts[0]
         widest = max(part.pages.shape[1] for part in parts)
+        window, accepted, commit = map(np.concatenate, zip(*(part._drafts() for part in parts), strict=True))
+        some = any(part.window is not None for part in parts)
         return Segments(
             offset=np.cumsum([0, *(n for part in parts for n in np.diff(part.offset))]).astype(np.int32),
             start=np.concatenate([part.start for part in parts]),
@@ -57,4 +66,13 @@ class Segments:
             slot=np.concatenate([part.slot for part in parts]),
             pages=np.concatenate([np.pad(part.pages, ((0, 0), (0, widest - part.pages.shape[1]))) for part in parts]),
             causal=parts[0].causal,
+            window=window if some else None,
+            accepted=accepted if some else None,
+            commit=commit if some else None,
         )
+
+    def _drafts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """window, accepted and commit, said in full."""
+        if self.window is None or self.accepted is None or self.commit is None:
+            return np.full_like(self.start, -1), np.zeros_like(self.start), np.diff(self.offset)
+        return self.window, self.accepted, self.commit

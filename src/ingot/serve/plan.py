@@ -61,19 +61,20 @@ def plan(
     if context is not None and not 1 < context <= longest:
         raise ValueError(f"--context is {context}; this model's context is 2 to {longest:,} tokens")
     state, token = engine.states.state_bytes, kv_bytes(engine.config, engine.states.kv)
+    own = state + engine.states.window_bytes  # of a user
     room = None if available is None else max(0, available - MARGIN - _workspace(engine))
     kept = _snapshots(state, room, cache)
     if room is None:
         users, tokens = parallel or PARALLEL, context or longest
     else:
         if cache is None and parallel and context:  # what was asked for comes first
-            kept = max(0, min(kept, (room - parallel * (state + context * token)) // state))
+            kept = max(0, min(kept, (room - parallel * (own + context * token)) // state))
         left = room - kept * state
-        users = parallel or _users(left, state + token * min(context or LEAST_CONTEXT, longest))
-        tokens = context or min(longest, max(0, left // users - state) // token)
-    made = Plan(users, tokens, users * (state + tokens * token) + kept * state, room, kept)
+        users = parallel or _users(left, own + token * min(context or LEAST_CONTEXT, longest))
+        tokens = context or min(longest, max(0, left // users - own) // token)
+    made = Plan(users, tokens, users * (own + tokens * token) + kept * state, room, kept)
     if room is not None and (tokens < 2 or made.bytes > room):
-        needed = users * (state + max(tokens, 2) * token) + kept * state
+        needed = users * (own + max(tokens, 2) * token) + kept * state
         raise ValueError(
             f"{users} x {max(tokens, 2):,} tokens need {needed / 2**20:,.0f} MiB; "
             f"{room / 2**20:,.0f} MiB are free beside the weights\n"

@@ -64,6 +64,14 @@ def state_bytes(config: Config) -> int:
     return 4 * linear * (delta + (text.linear_conv_kernel_dim - 1) * text.conv_dim)
 
 
+def window_bytes(config: Config, tokens: int) -> int:
+    """Bytes of `tokens` drafts of one sequence: what they would do to its state (`ops.delta_drafts`)."""
+    text = config.text
+    linear = sum(kind != FULL for kind in text.layer_types)
+    keys, heads = text.linear_num_key_heads * text.linear_key_head_dim, text.linear_num_value_heads
+    return 4 * linear * tokens * (text.conv_dim + keys + heads * (text.linear_value_head_dim + 2))
+
+
 @dataclass(frozen=True)
 class Eyes:
     """Bytes that seeing takes beside `Memory`: the tower's `weights` from the first picture on, and its `workspace`
