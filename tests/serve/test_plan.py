@@ -16,7 +16,9 @@ from ingot.spec.cost import kv_bytes, memory, state_bytes
 
 CONFIG = parse_config(official("0.8b"))
 ENGINE = SimpleNamespace(
-    config=CONFIG, context=CONFIG.text.context, states=SimpleNamespace(kv="bf16", state_bytes=state_bytes(CONFIG))
+    config=CONFIG,
+    context=CONFIG.text.context,
+    states=SimpleNamespace(kv="bf16", state_bytes=state_bytes(CONFIG), window_bytes=0),
 )
 STATE, TOKEN = state_bytes(CONFIG), kv_bytes(CONFIG, "bf16")
 BESIDE = MARGIN + memory(CONFIG, "f32", 256).workspace

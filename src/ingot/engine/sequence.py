@@ -201,7 +201,7 @@ class StatePool:
             **self._drafts(sequence, tokens - tried, tried),
         )
 
-    def _drafts(self, sequence: Sequence, certain: int, tried: int) -> dict[str, np.ndarray]:
+    def _drafts(self, sequence: Sequence, certain: int, tried: int) -> dict[str, Any]:
         """The drafts of a pass, as `Segments` has them."""
         if tried and sequence.window < 0:
             if not self._windows.left:

@@ -70,7 +70,7 @@ def whole(name: str, value: Any) -> int:
 
 def priority(name: str, value: Any) -> int:
     """A whole number, lower goes first."""
-    if abs(whole(name, value)) > most("priority"):
+    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > most("priority"):
         raise _wrong(name, value, f"a whole number from {-most('priority')} to {most('priority')}")
     return value
 
