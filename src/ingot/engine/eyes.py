@@ -53,8 +53,8 @@ class Eyes:
         found = self._kept.get(visual.digest)
         if found is None:
             found = self._encode(visual, pause)
+            self._bytes += found.nbytes * (visual.digest not in self._kept)  # a pause may have seen it too
             self._kept[visual.digest] = found
-            self._bytes += found.nbytes
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(visual.digest)

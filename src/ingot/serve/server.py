@@ -120,10 +120,10 @@ class Server(uvicorn.Server):
             raise self.error
 
     def end(self) -> None:
-        """What a signal asks for: first to finish, then to stop. Under a supervisor, who counts, to finish: a signal to
-        all processes of a terminal or a service comes here beside its order."""
+        """What a signal asks for: first to finish, then to stop. A supervisor's order is not counted: a signal to all
+        processes of a terminal or a service comes here beside it."""
         self._signals += 1
-        if self._signals > 1 and self.link is None:
+        if self._signals > 1:
             self.stop()
         else:
             self.finish()

@@ -38,8 +38,8 @@ BOOT = "import sys; sys.path[:] = {path!r}; from ingot.cli import main; sys.exit
 
 
 def is_possible() -> bool:
-    """Whether this system has what a supervisor needs: open files that a child inherits, and signals."""
-    return os.name == "posix"
+    """Whether there is what a supervisor needs: files that a child inherits, signals, an interpreter to start."""
+    return os.name == "posix" and bool(sys.executable) and not getattr(sys, "frozen", False)
 
 
 def child_command(words: Sequence[str], link: Link) -> list[str]:
@@ -144,7 +144,6 @@ class Supervisor:
         killed = _killed_for_memory()
         process = subprocess.Popen(self._command(link), pass_fds=(link.listening, orders_read, signs_write))
         _close(orders_read, signs_write)
-        self._told = 0
         try:
             was_ready, was_silent = self._watched(process, orders, signs)
             return Ending(process.wait(), was_ready, was_silent, _killed_for_memory() > killed)
