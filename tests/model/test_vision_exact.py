@@ -119,7 +119,7 @@ def test_what_pauses_the_tower_may_use_the_model_or_end_it() -> None:
     eyes, found = Eyes(ops, w.config, lambda pause: w), []
 
     def other() -> None:
-        eyes._kept.pop("b", None)
+        eyes._alive.pop("b", None)
         found.append(eyes.features(visuals[1]))
 
     assert cases.same_bits([eyes.features(visuals[0], other)], want[:1])

@@ -64,6 +64,24 @@ def test_the_engines_thread_encodes(seeing, monkeypatch):
     assert threads == ["engine"] * 3
 
 
+def test_what_was_encoded_is_not_forgotten_before_it_is_read(seeing, monkeypatch):
+    """The eyes keep little; what a request waits for is the request's."""
+    monkeypatch.setattr("ingot.engine.eyes.KEPT_BYTES", 1)
+    seen, encode = [], type(seeing.engine.eyes)._encode
+
+    def noted(self, visual, pause):
+        seen.append(visual.digest)
+        return encode(self, visual, pause)
+
+    monkeypatch.setattr(type(seeing.engine.eyes), "_encode", noted)
+    with serving(lambda: seeing) as running:
+        for _ in range(2):
+            body = {"messages": messages(17, 18, 19), "max_tokens": 2, "seed": 1}
+            assert running.ask("/v1/chat/completions", body)[0] == 200
+        assert len(seeing.engine.eyes._alive) == 1
+    assert len(seen) == 6 - (seen[2] == seen[3])
+
+
 def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
     def failing(self, visual, pause):
         raise MemoryError

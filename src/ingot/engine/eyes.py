@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -40,6 +41,7 @@ class Eyes:
         self.ops, self.config, self._load = ops, config, load
         self._tower: Any = None
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._alive: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()  # those that somebody holds, too
         self._bytes = 0
 
     @property
@@ -49,12 +51,14 @@ class Eyes:
 
     def features(self, visual: Visual, pause: Callable[[], None] = _on) -> np.ndarray:
         """float32 [M, D]: a function of the picture alone, whoever is beside it. `pause` is called between the tower's
-        operations: what it raises ends the work, and nothing of it is kept."""
-        found = self._kept.get(visual.digest)
+        operations: what it raises ends the work, and nothing of it is kept. Whoever holds what is returned sees the
+        picture again without work."""
+        found = self._alive.get(visual.digest)
         if found is None:
-            found = self._encode(visual, pause)
-            self._bytes += found.nbytes * (visual.digest not in self._kept)  # a pause may have seen it too
+            found = self._alive[visual.digest] = self._encode(visual, pause)
+        if visual.digest not in self._kept:
             self._kept[visual.digest] = found
+            self._bytes += found.nbytes
             while self._bytes > KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= self._kept.popitem(last=False)[1].nbytes
         self._kept.move_to_end(visual.digest)

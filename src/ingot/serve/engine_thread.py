@@ -206,7 +206,7 @@ class EngineThread:
         for ticket in self._waiting:
             if not self._has_place(ticket, sum(one.job.request.n for one in looks)):
                 break
-            if ticket.seen < len(ticket.job.request.visuals):
+            if len(ticket.features) < len(ticket.job.request.visuals):
                 looks.append(ticket)
             else:
                 self._start(ticket)
@@ -242,9 +242,9 @@ class EngineThread:
             if ticket not in self._waiting:
                 raise DroppedError
 
+        visual = ticket.job.request.visuals[len(ticket.features)]
         try:
-            self.engine.eyes.features(ticket.job.request.visuals[ticket.seen], pause)
-            ticket.seen += 1
+            ticket.features.append(self.engine.eyes.features(visual, pause))
         except DroppedError:
             pass
         except Exception as error:
@@ -294,7 +294,7 @@ class EngineThread:
 
     def _receive(self, ticket: Ticket, token: Any, events: list[Any]) -> None:
         if ticket.reads:
-            ticket.reads = False
+            ticket.reads, ticket.features = False, []
             self._pace.read(len(ticket.job.request.ids) - (token.reuse.cached if token.reuse else 0))
         place = ticket.running[token.answer]
         receiver, index = ticket.receivers[place], ticket.first + place
