@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,8 +92,10 @@ class Encoder:
 
     def _breaks(self, chat: Chat, text: str, ids: np.ndarray) -> list[int]:
         """The tokens before each of the client's breakpoints."""
-        others = [replace(chat, messages=said, tools=tools) for said, tools in probes(chat.messages, chat.tools)]
-        shared = [_shared(text, other.rendered(self.template)[0]) for other in others]
+        shared = []
+        for messages, tools in probes(chat.messages, chat.tools):
+            with suppress(ValueError):  # a template that refuses the probe: the request itself is fine without a mark
+                shared.append(_shared(text, replace(chat, messages=messages, tools=tools).rendered(self.template)[0]))
         return tokens_in(shared, ids, self.tokenizer) if shared else []
 
     def _marks(self, ids: np.ndarray, rows: Sequence[np.ndarray], breaks: Sequence[int]) -> tuple[tuple[int, str], ...]:

@@ -215,7 +215,8 @@ class LanguageModel:
             thinking = preset_thinking(self.config.text, options.preset)
         with named(where):
             chat = self._chat(messages, tools, thinking, variables)
-            prompt = self.encoder.chat(chat, salt=options.cache_salt if options.cache_prompt else None)
+            remembers = options.cache_prompt and self.engine.cache.enabled
+            prompt = self.encoder.chat(chat, salt=options.cache_salt if remembers else None)
             receiver = partial(self._turn, opens_thinking(prompt.text), list(tools) if tools else None)
             request = self._request(prompt, options, opens_thinking(prompt.text))
             return Job(where, request, receiver, partial(self._next_turn, chat, request))
@@ -241,7 +242,8 @@ class LanguageModel:
         self, thinks: bool, tools: Messages | None, stops: StopText, request: Request, begun: dict[str, Any]
     ) -> ChatReceiver:
         parser, encoder = OutputParser(thinking=thinks, tools=tools), self.encoder
-        remember = partial(encoder.answers.remember, request.ids, salt=request.salt) if request.cache else None
+        remembers = request.cache and self.engine.cache.enabled
+        remember = partial(encoder.answers.remember, request.ids, salt=request.salt) if remembers else None
         return ChatReceiver(ChatCompletion(**begun), stops, request.stop_ids, encoder.tokenizer, parser, remember)
 
     def _request(self, prompt: Prompt, options: Options, thinking: bool) -> Request:

@@ -41,7 +41,7 @@ def path(tmp_path_factory):
 @pytest.fixture
 def m(path):
     """A is the best id, then B, then C; greedy unless a test says."""
-    model = ingot.load(path)
+    model = ingot.load(path, prefix_cache=64 << 20)
     model.generation_config = {"temperature": 0}
     model.A, model.B, model.C = (model.tokenizer.encode(text)[0] for text in "abc")
     model.END = model.tokenizer.token_id("<|im_end|>")

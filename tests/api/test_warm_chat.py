@@ -73,6 +73,12 @@ def test_the_memory_of_answers_is_the_models(m):
     assert len(m.encoder.answers) >= 2
 
 
+def test_without_a_cache_nothing_is_remembered(m):
+    cold = ingot.load(m.path, prefix_cache=False)
+    cold.chat([{"role": "user", "content": "hello"}], max_tokens=4)
+    assert len(cold.encoder.answers) == 0
+
+
 def test_a_default_for_all_calls(tmp_path):
     (tmp_path / "chat_template.jinja").write_text(TEMPLATES["0.8B_2B"])
     write_small_model(tmp_path)

@@ -13,6 +13,9 @@ import pytest
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals are Unix", allow_module_level=True)
 
+from ingot.answer import Usage
+from ingot.cli.answer import Answer
+from ingot.cli.screen import summary_line
 from tests.cli.pty_session import PROMPT, Chat
 from tests.cli.scripted import THOUGHT
 
@@ -335,3 +338,10 @@ def test_stdout_must_be_a_terminal(home: dict[str, str], tmp_path: Path) -> None
     os.close(theirs)
     assert done.returncode == 2
     assert b"stdout is not a terminal" in done.stderr
+
+
+def test_the_summary_says_what_was_read_and_what_was_known():
+    usage = Usage(prompt_tokens=1031, completion_tokens=1, prefill_s=0.25)
+    assert summary_line(Answer(content="a", usage=usage)) == "1 token · read 1,031 in 0.25 s"
+    usage.cached_tokens = 1000
+    assert summary_line(Answer(content="a", usage=usage)) == "1 token · read 31 of 1,031 in 0.25 s"

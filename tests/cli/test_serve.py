@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ingot.cli import main
+from ingot.cli import chat, main, serve
 from tests.cli.run_ingot import environment, run
 
 NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
@@ -52,6 +52,34 @@ def ask(port, path="/v1/chat/completions", **body):
 
 SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = {"messages": SUM, "ignore_eos": True, "max_tokens": 1500, "stream": True}
+
+
+def test_the_prefix_cache_has_its_options():
+    system = {"role": "system", "content": "You are a friendly tutor for children. " * 8}
+    said = {"role": "assistant", "content": "42", "reasoning_content": "17 and 25 make 42"}
+    with started("--debug-cache", "--preserve-thinking", "--no-idle-prefill") as (_, port):
+        told = []
+        for words in ("Hello!", "Good day!"):
+            messages = [system, *SUM, said, {"role": "user", "content": words}]
+            connection, response = ask(port, messages=messages, debug={"cache": True}, max_tokens=3)
+            told.append(json.loads(response.read())["debug"]["cache"][0])
+            connection.close()
+        assert (told[0]["matched_tokens"], told[0]["diverged"]) == (0, None)
+        assert told[1]["cached_tokens"] > 40
+        assert told[1]["diverged"]["expected"].startswith("Hello!")
+        for keeps, more in (({}, 0), ({"chat_template_kwargs": {"preserve_thinking": False}}, -10)):
+            connection, response = ask(port, "/tokenize", messages=messages, **keeps)
+            count = json.loads(response.read())["count"]
+            connection.close()
+            assert count <= told[1]["prompt_tokens"] + more
+
+
+@pytest.mark.parametrize("command", [chat, serve])
+def test_reasoning_is_preserved_by_option(command):
+    assert chat.load_model(command.parser().parse_args(["--preserve-thinking"])).chat_template_kwargs == {
+        "preserve_thinking": True
+    }
+    assert chat.load_model(command.parser().parse_args([])).chat_template_kwargs == {}
 
 
 def test_it_answers_and_a_signal_ends_it():

@@ -128,6 +128,13 @@ def test_a_text_may_write_what_breakpoints_are_found_by(encoder):
     assert encoder.tokenizer.decode(prompt.ids) == prompt.text
 
 
+def test_a_template_that_refuses_what_breakpoints_are_found_by_marks_none(tokenizer):
+    source = "{% if '\ue000' in messages[0].content %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"
+    encoder = Encoder(None, tokenizer, ChatTemplate(source), None, False)
+    prompt = encoder.chat(Chat([{**HELLO, **EPHEMERAL}]))
+    assert (prompt.text, prompt.marks) == ("hello", ())
+
+
 BAD = [
     ({"cache_control": "ephemeral"}, "cache_control is 'ephemeral'; it must be"),
     ({"cache_control": {"type": "permanent"}}, "cache_control is"),

@@ -84,11 +84,13 @@ def call_line(call: dict[str, Any]) -> str:
 
 
 def summary_line(answer: Answer) -> str:
-    """What an answer was and took: `2 tokens, 210 tokens/s · read 31 in 0.02 s`, and how it ended if not by itself."""
+    """What an answer was and took: `2 tokens, 210 tokens/s · read 31 in 0.02 s`, or `read 9 of 31` where the prefix
+    cache had the rest; and how it ended if not by itself."""
     usage = answer.usage
     speed = f", {_figure(usage.tokens_per_second)} tokens/s" if usage.completion_tokens > 1 and usage.decode_s else ""
     counted = f"{usage.completion_tokens:,} token{'' if usage.completion_tokens == 1 else 's'}{speed}"
-    parts = [counted, f"read {usage.prompt_tokens:,} in {_figure(usage.prefill_s)} s"]
+    of = f"{usage.prompt_tokens - usage.cached_tokens:,} of " if usage.cached_tokens else ""
+    parts = [counted, f"read {of}{usage.prompt_tokens:,} in {_figure(usage.prefill_s)} s"]
     if answer.stopped:
         parts.insert(0, "stopped")
     elif answer.finish_reason == "length":
