@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -22,9 +23,10 @@ import numpy as np
 import ingot
 from bench.checkpoints import official_shape
 from bench.side_by_side import WORK
+from bench.start import forget
 from ingot.engine import Engine, Mark, Request, SamplingParams
 from ingot.spec.cost import kv_bytes
-from ingot.store.journal import survey
+from ingot.store.record_folder import survey
 
 ANSWER, NEW = 32, 64  # tokens of an answer, and of what is said to it
 
@@ -50,12 +52,22 @@ def main() -> None:
     told: dict[str, Any] = {}
     for part in ("talk", "again", "cold"):
         if part == "again" and args.cold_pages:
-            subprocess.run(["sh", "-c", "sync; echo 1 > /proc/sys/vm/drop_caches"], check=True)
+            written = [path for path in place.rglob("*") if path.is_file()]
+            sync(written)
+            forget(written)
         command = [sys.executable, "-m", "bench.restart", *sys.argv[1:], "--only", part]
         told |= json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     told["again / cold"] = round(told["again_s"] / told["cold_s"], 4)
     print(json.dumps({**vars(args), **told}))
     shutil.rmtree(place, ignore_errors=True)
+
+
+def sync(files: list[Path]) -> None:
+    """Have them on the disk: what is not cannot be dropped from the page cache."""
+    for file in files:
+        handle = os.open(file, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def one(args: argparse.Namespace, place: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 import ingot
 from ingot.engine import Mark, Request, SamplingParams
 from ingot.language_model import LanguageModel
-from tests.api.small_model import write_small_model
+from ingot.options import Options
+from tests.api.small_model import write_seeing_model, write_small_model
 
 pytest.importorskip("ingot.ops.native", exc_type=ImportError)
 
@@ -74,6 +76,34 @@ def test_what_is_written_when_the_model_is_given_up(model: Path, tmp_path: Path)
 def test_nothing_is_written_unless_asked(model: Path, tmp_path: Path) -> None:
     said(ingot.load(model, cache=tmp_path / "cache"))
     assert not (tmp_path / "cache" / "prefix").exists()
+
+
+def test_pictures_are_told_apart(tmp_path: Path) -> None:
+    """After a restart, too: their tokens have the same ids."""
+    seeing = write_seeing_model(tmp_path / "seeing")
+    pictures = [np.random.default_rng(n).integers(0, 256, (48, 64, 3), np.uint8) for n in range(2)]
+    first, again, other = (seen(seeing, tmp_path / "cache", pictures[n]) for n in (0, 0, 1))
+    assert again[0] == first[0] != other[0]
+    assert (first[1], other[1]) == (0, 0)
+    assert again[1] > 150
+
+
+def seen(model: Path, cache: Path, picture: np.ndarray) -> tuple[list[Any], int]:
+    """What is said to a picture and 200 letters, and how many tokens came from disk."""
+    loaded = ingot.load(model, cache=cache, prefix_disk=True)
+    content = [{"type": "image", "image": picture}, {"type": "text", "text": "x " * 60}]
+    job = loaded.chat_job(
+        [{"role": "user", "content": content}], None, None, Options(max_tokens=3, sampling={"seed": 1})
+    )
+    marks = (Mark(len(job.request.ids) - 4, "turn"),)
+    scheduler = loaded.engine.scheduler(1)
+    scheduler.add(replace(job.request, marks=marks, logprobs=1))
+    tokens = []
+    while scheduler.unfinished:
+        tokens += scheduler.step()
+    scheduler.close()
+    loaded.engine.cache.disk.journal.close()
+    return [(token.id, token.logprob) for token in tokens], tokens[0].reuse.disk  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

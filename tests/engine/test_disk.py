@@ -19,7 +19,8 @@ from ingot.engine.scheduler import Scheduler
 from ingot.model import build
 from ingot.ops import PAGE, reference
 from ingot.spec.cost import kv_bytes, state_bytes
-from ingot.store.journal import Journal, survey
+from ingot.store.journal import Journal
+from ingot.store.record_folder import survey
 from tests.engine.accounts import check_accounts, poison
 from tests.model.small import small_config, weights
 
@@ -175,7 +176,7 @@ def test_damage_is_a_miss_and_is_computed_and_written_again(start: Start, tmp_pa
     made = start()
     (file,) = survey(tmp_path / "prefix")
     data = bytearray(file.path.read_bytes())
-    for record in made.cache.disk.journal._index.values():
+    for record in made.cache.disk.journal._index:
         if record.kind == kind:
             data[record.at + record.nbytes // 2] ^= 4
     file.path.write_bytes(data)
@@ -193,6 +194,25 @@ def test_the_last_token_is_read_whatever_the_disk_has(start: Start) -> None:
     found, reuse = answer(start(), asked(TEXT[:250]))
     assert (found, reuse.disk) == (wanted, 190)
     assert answer(start(), asked(TEXT[:251]))[1].disk == 250
+
+
+def test_a_failed_reading_leaves_no_page_behind(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(start(), asked(TEXT, Mark(590, "turn")))
+    made = start()
+    answer(made, asked(TEXT[:400], Mark(390, "turn")))
+
+    def broken(*_: Any) -> bool:
+        made.cache.clear()  # memory was needed for the pages
+        return False
+
+    monkeypatch.setattr(made.cache.disk.journal, "read", broken)
+    scheduler = Scheduler(made, 1)
+    (number,) = scheduler.add(asked(TEXT))
+    scheduler.step()
+    check_accounts(made, scheduler)
+    scheduler.cancel(number)
+    scheduler.close()
+    check_accounts(made)
 
 
 def test_another_salt_another_picture_and_no_cache_find_nothing(start: Start) -> None:

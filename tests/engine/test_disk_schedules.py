@@ -12,7 +12,8 @@ import pytest
 
 from ingot.engine.disk import Disk
 from ingot.engine.scheduler import Scheduler
-from ingot.store.journal import Journal, survey
+from ingot.store.journal import Journal
+from ingot.store.record_folder import survey
 from tests.engine import test_prefix_cache as ram
 from tests.engine.accounts import check_accounts
 

@@ -194,3 +194,14 @@ TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(
     max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_a_page_that_only_a_snapshot_has_counts_at_once() -> None:
+    """Two read the same at the same time: the second one's page gives way to the first one's when it is full."""
+    made = engine(states=2)
+    scheduler = Scheduler(made, 2)
+    for position in (80, 97):
+        scheduler.add(asked(STREAM[:200], marks=(Mark(position, "turn"),)))
+    while scheduler.unfinished:
+        scheduler.step()
+        check_accounts(made, scheduler)

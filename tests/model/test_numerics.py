@@ -11,6 +11,7 @@ from ingot.engine import Engine
 from ingot.engine.scheduler import Part
 from ingot.model import build
 from ingot.spec.numerics import NUMERICS
+from tests.model import test_vision_exact as vision
 from tests.model.small import small_config, weights
 
 native = pytest.importorskip("ingot.ops.native", exc_type=ImportError)
@@ -22,6 +23,12 @@ BITS = {
     ("q8", "q8"): "00b1d59238507993",
     ("q4", "bf16"): "ff207dfa5875be67",
 }
+TOWER = {
+    "f32": "a8e8bb531e5b0541",
+    "bf16": "92c857951aa8a2bb",
+    "q8": "3e543dc242f98f61",
+}  # of the features of a picture
+SENTENCE = "the engine gives other bits than before: raise NUMERICS (spec/numerics.py) and write both down here"
 
 
 @pytest.mark.parametrize(("fmt", "kv"), BITS)
@@ -35,6 +42,12 @@ def test_numerics_is_raised_when_bits_change(fmt: str, kv: str) -> None:
         for array in pool:
             rows = array[[sequence.slot]] if i in engine.states.pools.linear else array[sequence.pages[:3]]
             digest.update(np.ascontiguousarray(rows).tobytes())
-    assert (NUMERICS, digest.hexdigest()[:16]) == (1, BITS[fmt, kv]), (
-        "the engine gives other bits than before: raise NUMERICS (spec/numerics.py) and write both down here"
-    )
+    assert (NUMERICS, digest.hexdigest()[:16]) == (1, BITS[fmt, kv]), SENTENCE
+
+
+@pytest.mark.parametrize("fmt", TOWER)
+def test_and_when_those_of_pictures_do(fmt: str) -> None:
+    ops, grid = native.OpSet(threads=1), (4, 6)
+    found = vision.features(ops, vision.tower(ops, fmt), [grid], [vision.patches(grid, 0)])
+    digest = hashlib.sha256(found.tobytes()).hexdigest()[:16]
+    assert (NUMERICS, digest) == (1, TOWER[fmt]), SENTENCE

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingot.store import journal as module
+from ingot.store import record_folder as module
 from ingot.store import records
-from ingot.store.journal import LEAST_FILE_BYTES, SUFFIX, Journal, survey
+from ingot.store.journal import Journal
+from ingot.store.record_folder import LEAST_FILE_BYTES, SUFFIX, survey
 
 IDENTITY = bytes(range(32))
 HEAD = 128  # bytes of a file before its first record: its header, and what it is about
@@ -384,9 +385,9 @@ def test_the_default_size_is_a_tenth_of_what_is_free(opened: Open, monkeypatch: 
     journal = opened()
     usage = type(module.shutil.disk_usage("/"))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 0, 30 << 30))
-    assert journal._limit(10 << 30) == 4 << 30
+    assert journal._files._limit(10 << 30) == 4 << 30
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**13, 0, 10**12))
-    assert journal._limit(0) == module.SIZE
+    assert journal._files._limit(0) == module.SIZE
 
 
 def test_little_free_disk_makes_smaller_files(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -476,7 +477,7 @@ def kill_rounds(directory: Path, rounds: int, seed: int) -> None:
         child.stdout.close()
         after = Journal(directory, "one", IDENTITY)
         assert after.flush(20)
-        for each in list(after._index.values()):
+        for each in list(after._index):
             n = int.from_bytes(each.key, "little")
             expected = payload(n, 1000 + n * 7919 % 90_000)
             buffers = [np.zeros_like(part) for part in expected]

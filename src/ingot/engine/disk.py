@@ -21,7 +21,7 @@ from ingot.engine.prefix_cache import LEAST_TOKENS, PRIORS, Node, PrefixCache, S
 from ingot.engine.sequence import Sequence
 from ingot.ops import PAGE
 
-SLICE_BYTES = 32 << 20  # copied between two passes; measured: 5 to 10 ms
+SLICE_BYTES = 32 << 20  # copied between two passes; measured: 7 to 22 ms
 LEAST = 128  # tokens; a state is 20 to 50 MB of disk, and to read fewer again takes a second (taste)
 PAGE_RECORD, SNAPSHOT_RECORD = 1, 2
 # The turn's is the one that the next turn goes on from; what is computed in the middle of a document, or in idle time,

@@ -152,6 +152,8 @@ class Scheduler:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
         if self._idler is not None and self.unfinished:
             self._pause()
+        if self.cache.disk is not None:
+            self.cache.disk.write()  # not behind the pass: its tokens are waited for
         self._admit()
         self._try()
         parts = list(self._parts())
@@ -165,8 +167,6 @@ class Scheduler:
             if len(part.ids) - part.tried == len(run.pending)
         ]
         rows = self._forward(parts, np.concatenate([np.zeros(0, np.int64), *(rows for _, rows in ready)]))
-        if self.cache.disk is not None:
-            self.cache.disk.write()
         counts = np.cumsum([len(rows) for _, rows in ready])[:-1]
         return [
             token
@@ -295,7 +295,9 @@ class Scheduler:
             return match
         restored = self.cache.disk.restore(sequence, waiting.keys, match.cached)
         if restored is None:
-            return self._match(waiting)  # the attempt may have cost a snapshot
+            known = match.snapshot
+            # an attempt that failed may have cost it
+            return match if known is None or known in known.node.snapshots else self._match(waiting)
         length = sequence.length
         snapshot = self.cache.snapshot(sequence, restored.kind)
         return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ingot.store import records
-from ingot.store.journal import SUFFIX as _RECORDS
 from ingot.store.packed import PackedFile, remove_abandoned
+from ingot.store.record_folder import SUFFIX as _RECORDS
 
 PREFIX = "prefix"  # the folder of the folders with states of prompts (`store/journal.py`)
 _SUFFIX = ".packed.safetensors"

@@ -1,17 +1,12 @@
 """A store of records in a folder: written behind by a thread, found again after a restart, kept under a size.
 
-    <directory>/<name>/<number>-<random>.records
-
-`directory` may hold the folders of several identities, and any number of processes may use it: each appends to files of
-its own, and all count for one size. What is lost, full, damaged or somebody else's is a miss, never an error.
+Any number of processes may use a folder: each appends to files of its own, and finds what the others had when it was
+opened. What is lost, full, damaged or somebody else's is a miss, never an error.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import stat
 import threading
 import time
 from collections import deque
@@ -21,29 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ingot.store.record_folder import NoRoomError, RecordFolder
+from ingot.store.record_index import RecordIndex
 from ingot.store.records import (
     ABOUT,
-    LEAST_BYTES,
     Buffer,
     Record,
-    RecordWriter,
-    Scan,
     as_bytes,
-    hold,
     open_records,
     read_payload,
     record_bytes,
 )
 
-SIZE = 8 << 30  # bytes on disk at most, unless told; taste
-SHARE = 10  # and a tenth of what is free; taste
-FILE_BYTES = 128 << 20  # of one file; what is removed at once. Taste: 1 / 64 of SIZE
-LEAST_FILE_BYTES = 1 << 20
 QUEUE_BYTES = 64 << 20  # that wait to be written; taste: a state of 9B, and a tenth of a second of a laptop's disk
 REST_S = 60.0  # after an error nothing is written for so long; taste
 TOUCH_S = 60.0  # how exactly a file's last use is known after a restart; taste
-SUFFIX = ".records"
-_LARGEST_HEAD = 8192  # bytes that a file has before its first record; a path is in it
 
 
 @dataclass
@@ -72,9 +59,8 @@ class _Waiting(NamedTuple):
 class Journal:
     """The records of one `identity` (32 bytes) in the folder `name` of `directory`.
 
-    `append` never waits for the disk; the payload's buffers must not change afterwards. `size`: bytes that all folders
-    of `directory` may take, None: `SIZE`, or a tenth of the free space if that is less. `tell` gets one sentence, once,
-    when the disk cannot be used; `about` is written into each file, for `ingot cache`.
+    `append` never waits for the disk; the payload's buffers must not change afterwards. `size` and
+    `about` are as `RecordFolder` has them; `tell` gets one sentence, once, when the disk cannot be used.
     """
 
     def __init__(
@@ -87,18 +73,14 @@ class Journal:
         queue_bytes: int = QUEUE_BYTES,
         about: str = "",
     ) -> None:
-        assert len(identity) == 32
-        self.directory, self.folder, self.identity, self.size = directory, directory / name, identity, size
+        self.directory, self.folder, self.identity = directory, directory / name, identity
+        self._files = RecordFolder(directory, name, identity, size, about, self._drop)
         self.counts = Counts()
-        self._tell, self._told, self._queue_bytes, self._about = tell, False, queue_bytes, about
-        self._index: dict[bytes, Record] = {}
-        self._groups: dict[bytes, dict[bytes, Record]] = {}
-        self._file_bytes = max(LEAST_FILE_BYTES, min(FILE_BYTES, (SIZE if size is None else size) // 8))
-        self._held = 0  # bytes of the payloads in the index
+        self._tell, self._told, self._queue_bytes = tell, False, queue_bytes
+        self._index = RecordIndex()
         self._queue, self._queued, self._pending = deque[_Waiting](), 0, set[bytes]()
         self._changed = threading.Condition()
         self._closing, self._busy, self._scanned, self._clear = False, True, False, False
-        self._writer: RecordWriter | None = None
         self._rest_until = 0.0
         self._touched: dict[Path, float] = {}
         self._open: tuple[Path, int] | None = None
@@ -124,17 +106,17 @@ class Journal:
     def group(self, group: bytes) -> list[Record]:
         """The records on disk that were appended under this group, the oldest first."""
         with self._changed:
-            return list(self._groups.get(group, {}).values())
+            return self._index.group(group)
 
     @property
     def held(self) -> tuple[int, int]:
         """Records that can be found, and the bytes of their payloads."""
-        return len(self._index), self._held
+        return len(self._index), self._index.nbytes
 
     def clear(self) -> None:
         """Forget all records, and have their files removed: what is in them cannot be trusted."""
         with self._changed:
-            self._reset()
+            self._index.clear()
             self._clear = True
             self._changed.notify_all()
 
@@ -231,7 +213,7 @@ class Journal:
     def _forget(self, record: Record) -> None:
         with self._changed:
             if self._index.get(record.key) is record:
-                self._remove(record)
+                self._index.remove(record)
 
     # either thread
 
@@ -248,15 +230,6 @@ class Journal:
     def _resting(self) -> bool:
         return time.monotonic() < self._rest_until
 
-    def _remove(self, record: Record) -> None:
-        del self._index[record.key]
-        self._held -= record.nbytes
-        members = self._groups.get(record.group)
-        if members is not None:
-            members.pop(record.key, None)
-            if not members:
-                del self._groups[record.group]
-
     # the thread that writes
 
     def _run(self) -> None:
@@ -269,8 +242,7 @@ class Journal:
             self._changed.notify_all()
         while (item := self._next()) is not None:
             self._write(item)
-        if self._writer is not None:
-            self._writer.close()
+        self._files.close()
         with self._changed:
             self._busy = False
             self._changed.notify_all()
@@ -284,33 +256,22 @@ class Journal:
                 self._busy = bool(self._queue) or self._clear
                 if not self._clear:
                     return self._queue[0] if self._queue else None
-                self._reset()  # what was being written is in the index meanwhile
+                self._index.clear()  # what was being written is in the index meanwhile
                 self._queue.clear()
                 self._pending.clear()
                 self._queued, self._clear = 0, False
-            self._remove_files()
-
-    def _reset(self) -> None:
-        self._index.clear()
-        self._groups.clear()
-        self._held = 0
-
-    def _remove_files(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        for path in self.folder.glob(f"*{SUFFIX}"):
-            remove(path)
+            self._files.clear()
 
     def _write(self, item: _Waiting) -> None:
         record = None
         try:
             if not self._resting():
-                record = self._writer_for(item).append(item.kind, item.key, item.group, item.meta, item.payload)
+                writer = self._files.writer(record_bytes(len(item.meta), item.nbytes))
+                record = writer.append(item.kind, item.key, item.group, item.meta, item.payload)
         except OSError as error:
             self._failed("written", error)
             self._rest_until = time.monotonic() + REST_S
-        except _TooLargeError:
+        except NoRoomError:
             self._say(f"the prefix cache on disk has no room for {item.nbytes:,} bytes ({self.folder})")
         with self._changed:
             self._queue.popleft()
@@ -323,165 +284,29 @@ class Journal:
         if record is None:
             self.counts.dropped += 1
             return
-        self._add(record)
+        self._index.add(record)
         self.counts.written += 1
         self.counts.written_bytes += record_bytes(len(record.meta), record.nbytes)
-
-    def _add(self, record: Record) -> None:
-        known = self._index.get(record.key)
-        if known is not None:
-            self._remove(known)
-        self._index[record.key] = record
-        self._held += record.nbytes
-        if any(record.group):
-            self._groups.setdefault(record.group, {})[record.key] = record
-
-    def _writer_for(self, item: _Waiting) -> RecordWriter:
-        """A file with room for the record, under the size."""
-        nbytes = record_bytes(len(item.meta), item.nbytes)
-        writer = self._writer
-        if writer is not None and not writer.is_there:  # somebody removed it
-            self._drop(writer.path)
-        if writer is not None and (not writer.is_there or writer.end + nbytes > self._file_bytes):
-            writer.close()
-            self._writer = writer = None
-        if writer is None:
-            self._make_room(nbytes + _LARGEST_HEAD)
-            prepare(self.directory)
-            prepare(self.folder)
-            name = f"{time.time_ns() // 10**6:013d}-{secrets.token_hex(4)}{SUFFIX}"
-            self._writer = writer = RecordWriter.create(self.folder / name, self.identity, self._about)
-        return writer
-
-    def _limit(self, held: int) -> int:
-        if self.size is not None:
-            return self.size
-        place = next(place for place in (self.directory, *self.directory.parents) if place.is_dir())
-        return min(SIZE, (shutil.disk_usage(place).free + held) // SHARE)
-
-    def _make_room(self, nbytes: int) -> None:
-        """Decide how large the next file may be, at least so many bytes, and remove those that were not used for the
-        longest time until there is room for it."""
-        files = survey(self.directory)
-        held = sum(file.nbytes for file in files)
-        limit = self._limit(held)
-        self._file_bytes = max(LEAST_FILE_BYTES, min(FILE_BYTES, limit // 8))
-        wanted = max(self._file_bytes, nbytes)
-        if wanted > limit:
-            raise _TooLargeError
-        for file in files:
-            if held + wanted <= limit:
-                return
-            if remove(file.path):
-                held -= file.nbytes
-                self._drop(file.path)
-        if held + wanted > limit:  # the others' files
-            raise _TooLargeError
 
     def _drop(self, path: Path) -> None:
         """Forget what a file held."""
         with self._changed:
-            for record in [record for record in self._index.values() if record.path == path]:
-                self._remove(record)
+            for record in [record for record in self._index if record.path == path]:
+                self._index.remove(record)
 
     def _scan(self) -> None:
-        """Learn what the folder holds, the oldest file first; go on with the last one if nobody else does."""
-        for folder in (self.directory, self.folder):
-            if folder.is_symlink() or folder.exists():
-                check_private(folder)
-        files = sorted(self.folder.glob(f"*{SUFFIX}"))
-        for path in files:
+        """Learn what the folder holds, the oldest file first."""
+        for path in self._files.files():
             try:
-                self._scan_file(path)
-            except OSError as error:
-                if not isinstance(error, FileNotFoundError):
-                    self.counts.errors += 1
-        for path in reversed(files):
-            with suppress(OSError):
-                if path.stat().st_size < self._file_bytes // 2:
-                    self._writer = RecordWriter.resume(path, self.identity)
-            if self._writer is not None:
-                return
-
-    def _scan_file(self, path: Path) -> None:
-        handle = open_records(path, self.identity)
-        if handle is None:
-            about = path.lstat()
-            if stat.S_ISREG(about.st_mode) and about.st_size < LEAST_BYTES:
-                remove(path)  # its writer was killed before it had begun
-            else:
-                self.counts.damaged += 1
-            return
-        try:
-            scan = Scan(path, handle)
-        finally:
-            os.close(handle)
-        with self._changed:
-            self.counts.damaged += scan.damaged
-            for record in scan.records:
-                if record.kind != ABOUT:
-                    self._add(record)
-
-
-class _TooLargeError(Exception):
-    """The record does not fit under the size."""
-
-
-class File(NamedTuple):
-    """A file of records, of whatever identity: when it was last used, and its bytes."""
-
-    used_ns: int
-    path: Path
-    nbytes: int
-
-
-def survey(directory: Path) -> list[File]:
-    """The files of all folders, those first that were not used for the longest time."""
-    found = []
-    for path in directory.glob(f"*/*{SUFFIX}"):
-        with suppress(OSError):
-            about = path.lstat()
-            found.append(File(about.st_mtime_ns, path, about.st_size))
-    return sorted(found)
-
-
-def remove(path: Path) -> bool:
-    """Remove a file that no process writes to, and its folder if that is empty then; whether it is gone."""
-    with suppress(OSError):
-        if path.is_symlink():
-            path.unlink()
-            return True
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        try:
-            if not hold(handle) and _has_locks():
-                return False
-            path.unlink()
-        finally:
-            os.close(handle)
-        with suppress(OSError):
-            path.parent.rmdir()
-    return not os.path.lexists(path)
-
-
-def _has_locks() -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    return hasattr(fcntl, "flock")
-
-
-def prepare(folder: Path) -> None:
-    """Make the folder, for this user only."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(folder)
-
-
-def check_private(folder: Path) -> None:
-    """OSError if the folder is a link or another user's; others lose their access to it."""
-    about = folder.lstat()
-    own = not hasattr(os, "geteuid") or about.st_uid == os.geteuid()
-    if not folder.is_dir() or folder.is_symlink() or not own:
-        raise OSError(None, "it is no folder of this user")
-    if about.st_mode & 0o077:
-        folder.chmod(0o700)
+                scan = self._files.scan(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self.counts.errors += 1
+                continue
+            with self._changed:
+                self.counts.damaged += 1 if scan is None else scan.damaged
+                for record in scan.records if scan else ():
+                    if record.kind != ABOUT:
+                        self._index.add(record)
+        self._files.resume()
