@@ -126,6 +126,20 @@ def test_a_conversation(server, style, monkeypatch):
         assert client.asked[8]["bound"] > client.asked[6]["bound"] + 100
 
 
+def test_a_scripted_conversation_has_the_clients_words(server, monkeypatch):
+    """What the model says is asked for and dropped; all that is sent is new to the server."""
+    args = argparse.Namespace(scripted=True, pause=0, answer=5)
+    client = Client(server, Trace(count, 0.5), "returned", args, [], 7)
+    usage = {"prompt_tokens": 100, "completion_tokens": 5}
+    said = {"reasoning_content": "its own", "content": "its own"}
+    monkeypatch.setattr(servers, "ask", lambda *given: Answered(0.0, [0.1], 0.3, usage, dict(said)))
+    client.run()
+    answers = [one for one in client.messages if one["role"] == "assistant"]
+    assert [one["content"] for one in answers[1::2]] == [client.trace.words(2 * turn, 5) for turn in range(1, 9)]
+    assert [one["reasoning_content"] for one in answers[::2]] == [client.trace.words(2 * t + 1, 5) for t in range(1, 9)]
+    assert "its own" not in str(client.messages)
+
+
 def conversation(who, style, recomputed):
     asked = [{"prompt": 90, "recomputed": 90, "bound": 10, "first_s": 9.0}]
     asked += [{"prompt": 100, "recomputed": n, "bound": 10, "first_s": n / 10} for n in recomputed]
