@@ -151,8 +151,9 @@ def test_the_table_of_conversations():
     ours = conversation("ours", "dropped", [5, 7, 9]) | {
         "restarted": {"first_s": 0.5},
         "cold": {"first_s": 20.0},
-        "disk_bytes": 12,
-        "disk_needed": 10,
+        "disk_bytes": 90,
+        "kv_bytes": 20,
+        "state_bytes": 10,
     }
     shown = served_results.conversation_table([ours, conversation("theirs", "dropped", [5, 20, 30])])
     assert "| dropped | ours | 300 | 21 | none | 0.70 | 0.90 | 0.50 | 20.00 |" in shown
@@ -160,7 +161,7 @@ def test_the_table_of_conversations():
     told = summary(ours)
     assert "0 of 3 requests over the bound" in told
     assert "(2.5%)" in told
-    assert "disk 1.20 x" in told
+    assert "1.50 x (KV + a state a request), 0.90 x (" in told
 
 
 def test_the_table_of_loads():

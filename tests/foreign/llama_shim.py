@@ -64,13 +64,12 @@ def options(server: Any) -> list[str]:
 
 
 def requested(server: Any, body: dict[str, Any]) -> dict[str, Any]:
-    """Their request to /completion as one to /v1/completions: names changed, the server's defaults filled in, and what
-    says how theirs is to work inside left out. What else it has goes as it is, and is refused by name.
+    """Their request to /completion as one to /v1/completions: names changed, the server's defaults filled in. What else
+    it has goes as it is, and is refused by name.
 
     Their model never ends an answer by itself, and the tests rely on it: so does this one not.
     """
-    inside = ("cache_prompt", "return_tokens", "id_slot")
-    said = {name: value for name, value in body.items() if name not in inside}
+    said = dict(body)
     most = said.pop("n_predict", server.n_predict or -1)
     room = {} if most == -1 else {"max_tokens": most}
     defaults = {"temperature": server.temperature, "seed": server.seed, "ignore_eos": True}
