@@ -256,7 +256,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scripted", action="store_true", help="the client writes the model's words too")
     parser.add_argument("--context", type=int, default=20_480, help="tokens of the servers' context")
     parser.add_argument("--parallel", type=int, default=1, help="places of ours")
-    parser.add_argument("--ours", default="", help="more options of ingot serve")
+    parser.add_argument("--ours", default="--cache-disk auto", help="more options of ingot serve")
     parser.add_argument("--cold", default="", help="its options where nothing may be kept from before")
     parser.add_argument("--theirs", default="", help="more options of llama-server")
     parser.add_argument("--threads", type=int, default=2)
