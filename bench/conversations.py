@@ -198,11 +198,11 @@ def kept_bytes(cache: Path) -> int:
 
 
 def _disk(checkpoint: Path, client: Client, kept: int) -> Record:
-    """What is on disk after the conversation, and what a conversation's keys and values and one state a turn take."""
+    """What is on disk after the conversation, beside what its keys and values take, and a recurrent state."""
     config = read_config(checkpoint / "config.json")
     tokens = client.asked[-1]["prompt"] + client.args.answer
-    need = tokens * kv_bytes(config, client.args.kv) + TURNS * state_bytes(config)
-    return {"disk_bytes": kept, "disk_needed": need}
+    sizes = {"kv_bytes": tokens * kv_bytes(config, client.args.kv), "state_bytes": state_bytes(config)}
+    return {"disk_bytes": kept, **sizes}
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -220,8 +220,15 @@ def summary(record: Mapping[str, Any]) -> str:
         warm, cold = record["restarted"]["first_s"], record["cold"]["first_s"]
         parts.append(f"after a restart {warm:.2f} s, cold {cold:.2f} s ({warm / cold:.1%})")
     if record.get("disk_bytes"):
-        parts.append(f"disk {record['disk_bytes'] / record['disk_needed']:.2f} x what is needed")
+        parts.append(disk(record))
     return "; ".join(parts)
+
+
+def disk(record: Mapping[str, Any]) -> str:
+    """Bytes on disk beside those of keys, values and one state a request, and a question of the user's."""
+    kept, state = record["disk_bytes"], record["state_bytes"]
+    ratios = [kept / (record["kv_bytes"] + count * state) for count in (len(record["asked"]), TURNS)]
+    return f"disk {kept / 1e6:.0f} MB, {ratios[0]:.2f} x (KV + a state a request), {ratios[1]:.2f} x (... a question)"
 
 
 def _key(args: argparse.Namespace, style: str, who: str) -> dict[str, Any]:
@@ -249,7 +256,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scripted", action="store_true", help="the client writes the model's words too")
     parser.add_argument("--context", type=int, default=20_480, help="tokens of the servers' context")
     parser.add_argument("--parallel", type=int, default=1, help="places of ours")
-    parser.add_argument("--ours", default="", help="more options of ingot serve")
+    parser.add_argument("--ours", default="--cache-disk auto", help="more options of ingot serve")
     parser.add_argument("--cold", default="", help="its options where nothing may be kept from before")
     parser.add_argument("--theirs", default="", help="more options of llama-server")
     parser.add_argument("--threads", type=int, default=2)

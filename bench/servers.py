@@ -114,7 +114,8 @@ def ours(
 ) -> contextlib.AbstractContextManager[Server]:
     """`ingot serve` with room for so many users of so many tokens; what it keeps on disk is in `cache`."""
     words = [sys.executable, "-m", "ingot.cli", "serve", checkpoint, "--weights", fmt, "--port", "{port}"]
-    words += ["--parallel", users, "--context", context, "--threads", threads, "--log-level", "warning", *more]
+    words += ["--parallel", users, "--context", context, "--threads", threads, "--log-level", "warning"]
+    words += ["--no-supervisor", *more]  # one process, whose memory is measured
     return started("ours", words, environment() | {"INGOT_CACHE": str(cache)})
 
 

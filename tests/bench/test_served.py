@@ -126,6 +126,20 @@ def test_a_conversation(server, style, monkeypatch):
         assert client.asked[8]["bound"] > client.asked[6]["bound"] + 100
 
 
+def test_a_scripted_conversation_has_the_clients_words(server, monkeypatch):
+    """What the model says is asked for and dropped; all that is sent is new to the server."""
+    args = argparse.Namespace(scripted=True, pause=0, answer=5)
+    client = Client(server, Trace(count, 0.5), "returned", args, [], 7)
+    usage = {"prompt_tokens": 100, "completion_tokens": 5}
+    said = {"reasoning_content": "its own", "content": "its own"}
+    monkeypatch.setattr(servers, "ask", lambda *given: Answered(0.0, [0.1], 0.3, usage, dict(said)))
+    client.run()
+    answers = [one for one in client.messages if one["role"] == "assistant"]
+    assert [one["content"] for one in answers[1::2]] == [client.trace.words(2 * turn, 5) for turn in range(1, 9)]
+    assert [one["reasoning_content"] for one in answers[::2]] == [client.trace.words(2 * t + 1, 5) for t in range(1, 9)]
+    assert "its own" not in str(client.messages)
+
+
 def conversation(who, style, recomputed):
     asked = [{"prompt": 90, "recomputed": 90, "bound": 10, "first_s": 9.0}]
     asked += [{"prompt": 100, "recomputed": n, "bound": 10, "first_s": n / 10} for n in recomputed]
@@ -137,8 +151,9 @@ def test_the_table_of_conversations():
     ours = conversation("ours", "dropped", [5, 7, 9]) | {
         "restarted": {"first_s": 0.5},
         "cold": {"first_s": 20.0},
-        "disk_bytes": 12,
-        "disk_needed": 10,
+        "disk_bytes": 90,
+        "kv_bytes": 20,
+        "state_bytes": 10,
     }
     shown = served_results.conversation_table([ours, conversation("theirs", "dropped", [5, 20, 30])])
     assert "| dropped | ours | 300 | 21 | none | 0.70 | 0.90 | 0.50 | 20.00 |" in shown
@@ -146,7 +161,7 @@ def test_the_table_of_conversations():
     told = summary(ours)
     assert "0 of 3 requests over the bound" in told
     assert "(2.5%)" in told
-    assert "disk 1.20 x" in told
+    assert "1.50 x (KV + a state a request), 0.90 x (" in told
 
 
 def test_the_table_of_loads():

@@ -205,3 +205,18 @@ def test_a_page_that_only_a_snapshot_has_counts_at_once() -> None:
     while scheduler.unfinished:
         scheduler.step()
         check_accounts(made, scheduler)
+
+
+def test_what_is_read_idly_is_in_nobodys_way():
+    """A request for which there is room only without it has room."""
+    made = engine(states=8)
+    made.states.prepare(1 + 8, pages_of(700) + 1)
+    scheduler = Scheduler(made, 1)
+    scheduler.add_idle(asked(STREAM))
+    scheduler.idle_step()
+    request = asked(STREAMS[2][:600])
+    assert made.states.tokens_held > 0
+    assert scheduler.has_room(request)
+    scheduler.add(request)
+    assert told(next(iter(answers(scheduler).values()))) == cold(request)
+    check_accounts(made)

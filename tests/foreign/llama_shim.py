@@ -26,22 +26,20 @@ NEEDLESS = {
     "model_hf_repo": "the model is the nugget",
     "model_hf_file": "the model is the nugget",
     "offline": "nothing is fetched",
-    "temperature": "a default of requests that say none; ours is the checkpoint's",
-    "seed": "a default of requests that say none; ours is a new one each time",
-    "n_predict": "a default of requests that say none; ours is the room there is",
+    "temperature": "a default of requests that say none: `requested` says it",
+    "seed": "a default of requests that say none: `requested` says it",
+    "n_predict": "a default of requests that say none: `requested` says it",
     "n_batch": "answers do not depend on it",
     "n_ubatch": "answers do not depend on it",
     "kv_unified": "all answers share one pool of pages",
     "server_continuous_batching": "always",
     "server_metrics": "always",
-    "server_slots": "never",
+    "server_slots": "never; `slots` asks the metrics",
     "jinja": "always",
     "debug": "--log-level",
     "no_ui": "there is none",
 }
 MAPPED = ("server_host", "server_port", "n_ctx", "n_slots", "model_alias", "api_key", "n_threads", "cors_origins")
-
-
 asked_for: list[str] = []  # by the test that runs, of OPENAI_NAMES
 
 
@@ -66,10 +64,12 @@ def options(server: Any) -> list[str]:
 
 
 def requested(server: Any, body: dict[str, Any]) -> dict[str, Any]:
-    """Their request to /completion as one to /v1/completions: names changed, the server's defaults filled in, and what
-    says how theirs is to work inside left out. What else it has goes as it is, and is refused by name."""
-    inside = ("cache_prompt", "return_tokens", "id_slot")
-    said = {name: value for name, value in body.items() if name not in inside}
+    """Their request to /completion as one to /v1/completions: names changed, the server's defaults filled in. What else
+    it has goes as it is, and is refused by name.
+
+    Their model never ends an answer by itself, and the tests rely on it: so does this one not.
+    """
+    said = dict(body)
     most = said.pop("n_predict", server.n_predict or -1)
     room = {} if most == -1 else {"max_tokens": most}
     defaults = {"temperature": server.temperature, "seed": server.seed, "ignore_eos": True}

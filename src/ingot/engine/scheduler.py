@@ -144,8 +144,11 @@ class Scheduler:
                 self._idle.popleft()
 
     def has_room(self, request: Request) -> bool:
-        """Whether there is memory for all answers to a request now, after what the prefix cache has of it."""
+        """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
+        being read idly gives its own back."""
         waiting = self._checked(request)
+        if self._idler is not None:
+            self._pause()
         return self._fits(waiting, self._match(waiting), request.n)
 
     def step(self) -> list[Token]:
