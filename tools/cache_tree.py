@@ -103,6 +103,7 @@ def as_svg(found: Sequence[Run], tokenizer: Tokenizer) -> str:
     scale = (WIDTH - 2 * MARGIN) / max(run.end for run, _, _ in rows)
     height = LEGEND + ROW * (1 + max(row for _, row, _ in rows)) + MARGIN
     shapes = [shape for run, row, above in rows for shape in _shapes(run, row, above, scale, tokenizer)]
+    shapes.sort(key=lambda shape: shape.startswith("<circle"))  # no bar hides a dot
     body = "\n".join([*_legend({kind for run, _, _ in rows for _, kind in run.snapshots}), *shapes])
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">'
     return f'{head}\n<rect width="{WIDTH}" height="{height}" fill="white"/>\n{body}\n</svg>\n'
