@@ -16,9 +16,9 @@ def models(tmp_path_factory):
     return {mode: ingot.load(path, speculate=mode) for mode in ("off", "lookup", "auto")}
 
 
-def loop(model):
+def loop(model, words=("a", "b", "\n")):
     """A bias for few tokens: what is said was said before, and drafts are right and wrong."""
-    ids = [i for word in ("a", "b", "\n") for i in model.tokenizer.encode(word)]
+    ids = [i for word in words for i in model.tokenizer.encode(word)]
     return {"logit_bias": dict.fromkeys(ids, 30.0), "temperature": 1.0, "seed": 4}
 
 
@@ -42,6 +42,16 @@ def test_a_stop_string_ends_an_answer_where_it_would(models, stop, tokens):
     )
     assert drafted == [off, off]
     assert stop is None or stop not in off[0]
+
+
+@pytest.mark.parametrize("length", range(12, 36, 3))
+def test_a_stop_string_in_the_middle_of_what_was_accepted(models, length):
+    """Every draft is right, so that the pass gave tokens after the stop string: nobody asked for them."""
+    stop = "a" * length
+    settings = {"max_tokens": 60, "stop": stop, "ignore_eos": True}
+    off, *drafted = alike(models, lambda m: told(m.generate("b", **settings, **loop(m, "a"))))
+    assert off[1:] == ("stop", length)
+    assert drafted == [off, off]
 
 
 def test_several_prompts_and_answers(models):
