@@ -83,6 +83,8 @@ def _run(scheduler: Scheduler, receivers: Sequence[Any], progress: Progress | No
         while scheduler.unfinished:
             for token in scheduler.step():
                 receiver = receivers[token.answer]
+                if receiver.done:  # a stop string ended it within the tokens of one pass
+                    continue
                 pieces = receiver.push(token, began)
                 if receiver.done and not token.last:
                     scheduler.cancel(token.answer)

@@ -20,6 +20,9 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     assert len(set(slots)) == len(slots) == states._slots.taken
     assert not set(slots) & set(states._slots._free)
     assert states.snapshots == len(snapshots)
+    windows = [run.sequence.window for run in runs if run.sequence.window >= 0]
+    assert len(set(windows)) == len(windows) == states._windows.taken
+    assert not set(windows) & set(states._windows._free)
 
     users = Counter(page for run in runs for page in run.sequence.pages.tolist())
     kept = Counter([node.page for node in nodes] + [snapshot.page for snapshot in snapshots if len(snapshot.tail)])
@@ -51,7 +54,7 @@ def check_tree(cache: Any, nodes: list[Any], users: Counter[int]) -> None:
 def poison(engine: Engine) -> None:
     """Whatever is given back is overwritten at once, so that who still reads it is found out."""
     states = engine.states
-    give_slot, give_page = states._slots.give, states._pages.give
+    give_slot, give_page, give_window = states._slots.give, states._pages.give, states._windows.give
 
     def poisoned(give: Any, arrays: Any) -> Any:
         def given(row: int) -> None:
@@ -63,3 +66,5 @@ def poison(engine: Engine) -> None:
 
     states._slots.give = poisoned(give_slot, states.slot_arrays)  # type: ignore[method-assign]
     states._pages.give = poisoned(give_page, states.page_arrays)  # type: ignore[method-assign]
+    windows = poisoned(give_window, lambda: states.pools.drafts.values())
+    states._windows.give = windows  # type: ignore[method-assign]

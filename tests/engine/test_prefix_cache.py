@@ -38,8 +38,12 @@ def engine(threads: int = 2, states: int = 20, **changes: Any) -> Engine:
     return made
 
 
+SAMPLING = SamplingParams(temperature=1.0, seed=3)
+LOOPING = replace(SAMPLING, logit_bias={7: 9.0, 50: 8.0})  # what is said was said before: drafts are right and wrong
+
+
 def asked(ids: Any, **changes: Any) -> Request:
-    settings = {"sampling": SamplingParams(temperature=1.0, seed=3), "max_tokens": 4, "logprobs": 2}
+    settings = {"sampling": SAMPLING, "max_tokens": 4, "logprobs": 2}
     return Request(np.asarray(ids), **{**settings, **changes})
 
 
@@ -70,7 +74,7 @@ def cold(request: Request, index: int = 0) -> list[Any]:
     """What the request gets from an engine that has seen nothing."""
     sampling = replace(request.sampling, seed=request.sampling.seed + index)
     position = None if request.position is None else request.position.tobytes()
-    key = (bytes(request.ids), position, sampling.seed, sampling.temperature, request.max_tokens)
+    key = (bytes(request.ids), position, sampling.seed, len(sampling.logit_bias), request.max_tokens)
     if key not in COLD:
         COLD[key] = told(one(engine(states=0), replace(request, n=1, sampling=sampling)))
     return COLD[key]
@@ -84,9 +88,10 @@ class Schedules(RuleBasedStateMachine):
         states=st.sampled_from([1, 2, 5, 40]),
         width=st.integers(1, 4),
         pages=st.sampled_from([None, 13, 20]),
+        speculate=st.sampled_from(["off", "lookup", "auto"]),
     )
-    def begin(self, threads: int, states: int, width: int, pages: int | None) -> None:
-        self.engine = engine(threads, states)
+    def begin(self, threads: int, states: int, width: int, pages: int | None, speculate: str) -> None:
+        self.engine = engine(threads, states, speculate=speculate)
         if pages is not None:
             self.engine.states.prepare(max(width, 3) + states, pages)
             self.engine.cache.budget += pages * self.engine.states.page_bytes
@@ -105,6 +110,7 @@ class Schedules(RuleBasedStateMachine):
         shift=st.sampled_from([0, 0, 0, 1]),
         priority=st.integers(0, 2),
         salt=st.sampled_from(["", "", "other"]),
+        sampling=st.sampled_from([SAMPLING, LOOPING]),
     )
     def ask(self, stream: int, length: int, said: int, marks: Any, tokens: int, n: int, shift: int, **how: Any) -> None:
         ids = np.r_[STREAMS[stream][:length], self.said[said % len(self.said)]]
@@ -187,7 +193,8 @@ class Schedules(RuleBasedStateMachine):
         check_accounts(self.engine)
         self.engine.cache.clear()
         check_accounts(self.engine)
-        assert self.engine.states._slots.taken == self.engine.states._pages.taken == 0
+        states = self.engine.states
+        assert states._slots.taken == states._pages.taken == states._windows.taken == 0
 
 
 TestSchedules = Schedules.TestCase

@@ -49,7 +49,7 @@ class Engine:
         self.eyes = Eyes(ops, config, load_vision)
         self.speculate, self.pace = speculate, Pace()
         if speculate != "off":
-            self.states.window_bytes = window_bytes(config, MOST_DRAFTS)
+            self.states.window_bytes = window_bytes(config, MOST_DRAFTS) + 4 * MOST_DRAFTS * rows  # and their logits
 
     @property
     def context(self) -> int:

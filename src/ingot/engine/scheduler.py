@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 STEP_TOKENS = 256
 # The fewest tokens of prompts in a pass: fewer use the matrices' bytes badly (taste; one tile of AMX).
 LEAST_TOKENS = 16
+# Rows of a pass with drafts at most: each has its logits, 1 MB (taste).
+DRAFT_ROWS = 64
 # Seconds of reading that a long document may cost again, and the bounds of the tokens between its snapshots: a state is
 # 1,600 tokens of bf16 keys and values (taste).
 AGAIN_S, NEAREST, FARTHEST = 3.0, 512, 8192
@@ -400,8 +402,8 @@ class Scheduler:
         for run in self._runs:
             if run.drafter is None:
                 run.drafter = Drafter([*run.request.ids, *run.said])
-        drafters = [run.drafter for run in self._runs if run.drafter]
-        chances = [drafter.chances(run.left - 1) for run, drafter in zip(self._runs, drafters, strict=True)]
+        drafters, most = [run.drafter for run in self._runs if run.drafter], DRAFT_ROWS // max(1, len(self._runs)) - 1
+        chances = [each.chances(min(run.left - 1, most)) for run, each in zip(self._runs, drafters, strict=True)]
         counts = worthwhile(chances, self.engine.pace) if mode == "auto" else [*map(len, chances)]
         for run, drafter, count in zip(self._runs, drafters, counts, strict=True):
             run.drafts = drafter.lookup.draft(count)

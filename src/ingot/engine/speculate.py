@@ -165,7 +165,7 @@ class Drafter:
     def chances(self, most: int) -> list[float]:
         """Of each of the next drafts, `most` at most, to be accepted."""
         match = self.lookup.match
-        return self.odds.chances(match, min(most, MOST_DRAFTS)) if match else []
+        return self.odds.chances(match, max(0, min(most, MOST_DRAFTS))) if match else []
 
     def remember(self, token: int) -> None:
         """The answer goes on with `token`, whether it was tried or not."""
