@@ -13,7 +13,8 @@ import numpy as np
 from ingot.engine.eyes import Eyes, Visual
 from ingot.engine.prefix_cache import PrefixCache
 from ingot.engine.request import Request
-from ingot.engine.scheduler import STEP_TOKENS, Part, Scheduler
+from ingot.engine.run import Part
+from ingot.engine.scheduler import STEP_TOKENS, Scheduler
 from ingot.engine.sequence import StatePool
 from ingot.engine.speculate import MOST_DRAFTS, Pace
 from ingot.ops import Segments

@@ -12,19 +12,19 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ingot.engine.disk import KINDS
-from ingot.engine.keys import Keys, keys_of
 from ingot.engine.logprobs import logprobs
-from ingot.engine.prefix_cache import LEAST_TOKENS as APART
-from ingot.engine.prefix_cache import Match, Snapshot
-from ingot.engine.request import Mark, Request, Reuse, Token
-from ingot.engine.sampler import Sampler, answer_seed
-from ingot.engine.sequence import Sequence, pages_of
+from ingot.engine.opening import Opening, Waiting
+from ingot.engine.prefix_cache import Snapshot
+from ingot.engine.request import Request, Token
+from ingot.engine.run import Part, Run
+from ingot.engine.sampler import answer_seed
+from ingot.engine.sequence import pages_of
 from ingot.engine.speculate import Drafter, worthwhile
 from ingot.ops import PAGE
 
@@ -38,59 +38,9 @@ STEP_TOKENS = 256
 LEAST_TOKENS = 16
 # Rows of a pass with drafts at most: each has its logits, 1 MB (taste).
 DRAFT_ROWS = 64
-# Seconds of reading that a long document may cost again, and the bounds of the tokens between its snapshots: a state is
-# 1,600 tokens of bf16 keys and values (taste).
-AGAIN_S, NEAREST, FARTHEST = 3.0, 512, 8192
-# Tokens known beyond the deepest snapshot that make their end a junction: others will part there, too (taste).
-JUNCTION = 64
 FINISH_S = 5.0  # that a slow disk may take at the end (taste)
 SLOW_DISK_S = 0.01  # that nobody waits who comes while a disk is too slow for what is handed to it
 IDLE = 8  # prompts that wait to be read in idle time; the oldest is dropped (taste)
-
-
-@dataclass(frozen=True)
-class Part:
-    """The next tokens of one sequence in a pass; `position` None: text's. The last `tried` of them are not certain."""
-
-    sequence: Sequence
-    ids: np.ndarray
-    position: np.ndarray | None = None
-    visuals: Any = ()
-    tried: int = 0
-
-
-@dataclass(eq=False)
-class _Run:
-    """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
-    answers to the same prompt, which wait to continue from its state. At `marks` of its prompt snapshots are kept.
-    What it `said` so far foretells `drafts`, which are tried in the next pass."""
-
-    answer: int
-    request: Request
-    sequence: Sequence
-    sampler: Sampler | None
-    pending: np.ndarray
-    left: int
-    marks: deque[Mark] = field(default_factory=deque)
-    reuse: Reuse | None = None
-    twins: list[tuple[int, Sampler]] = field(default_factory=list)
-    decodes: bool = False
-    said: list[int] = field(default_factory=list)
-    drafter: Drafter | None = None
-    drafts: list[int] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
-    still wanted."""
-
-    request: Request
-    ids: np.ndarray
-    keys: np.ndarray
-    first: int = 0
-    answers: list[int] = field(default_factory=list)
-    canary: Snapshot | None = None  # what shall be computed again, and be equal
 
 
 class Scheduler:
@@ -105,11 +55,11 @@ class Scheduler:
         self.engine, self.states, self.width, self.slice_s = engine, engine.states, width, slice_s
         self.canary = canary
         self.cache = engine.cache
-        self._token_s = 0.0  # what a token of a prompt took last time
-        self._waiting: list[_Waiting] = []
-        self._idle = deque[_Waiting]()
-        self._idler: tuple[_Waiting, _Run] | None = None  # what is read while nobody waits
-        self._runs: list[_Run] = []
+        self._opening = Opening(engine)
+        self._waiting: list[Waiting] = []
+        self._idle = deque[Waiting]()
+        self._idler: tuple[Waiting, Run] | None = None  # what is read while nobody waits
+        self._runs: list[Run] = []
         self._answers = 0
 
     @property
@@ -129,8 +79,8 @@ class Scheduler:
 
     def add(self, request: Request) -> range:
         """The numbers of the request's answers. It is checked here, and takes memory when it begins."""
-        waiting = self._checked(request)
-        self.states.check(self._tokens(request, waiting.ids), request.n)
+        waiting = self._opening.checked(request)
+        self.states.check(self._opening.tokens(request, waiting.ids), request.n)
         answers = range(self._answers, self._answers + request.n)
         self._answers += request.n
         waiting.first, waiting.answers = answers[0], list(answers)
@@ -141,17 +91,17 @@ class Scheduler:
     def add_idle(self, request: Request) -> None:
         """Read a prompt for the prefix cache in `idle_step`s. Of many, the oldest is dropped."""
         if self.cache.enabled:
-            self._idle.append(self._checked(request))
+            self._idle.append(self._opening.checked(request))
             while len(self._idle) > IDLE:
                 self._idle.popleft()
 
     def has_room(self, request: Request) -> bool:
         """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
         being read idly gives its own back."""
-        waiting = self._checked(request)
+        waiting = self._opening.checked(request)
         if self._idler is not None:
             self._pause()
-        return self._fits(waiting, self._match(waiting), request.n)
+        return self._opening.fits(waiting, self._opening.match(waiting), request.n)
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
@@ -228,21 +178,6 @@ class Scheduler:
         if self.cache.disk is not None:
             self.cache.disk.finish(FINISH_S)
 
-    def _checked(self, request: Request) -> _Waiting:
-        ids = self.engine.checked(request)
-        return _Waiting(request, ids, keys_of(ids, request.position, request.visuals))
-
-    def _match(self, waiting: _Waiting) -> Match:
-        request = waiting.request
-        return self.cache.match(waiting.keys, request.salt) if request.cache and self.cache.enabled else Match()
-
-    def _fits(self, waiting: _Waiting, match: Match, count: int) -> bool:
-        """Whether so many answers have room beside those that run."""
-        total, length = self._tokens(waiting.request, waiting.ids), len(waiting.ids)
-        shared = match.cached // PAGE
-        pages = pages_of(total) - shared + (count - 1) * (pages_of(total) - length // PAGE)
-        return self.states.has_room(pages, count, pinned=shared)
-
     def _admit(self) -> None:
         """Begin those that wait, by priority and in order, while there is place."""
         while self._waiting:
@@ -250,93 +185,38 @@ class Scheduler:
             count = len(first.answers)
             if self._runs and self.running + count > self.width:
                 return
-            match = self._match(first)
-            if not self._fits(first, match, count):
+            match = self._opening.match(first)
+            if not self._opening.fits(first, match, count):
                 if self._runs:
                     return
-                self.states.check(self._tokens(first.request, first.ids), count)
+                self.states.check(self._opening.tokens(first.request, first.ids), count)
             self._waiting.pop(0)
             self._begin(first)
 
-    def _begin(self, waiting: _Waiting) -> None:
+    def _begin(self, waiting: Waiting) -> None:
         request, ids = waiting.request, waiting.ids
         seed = request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        samplers = [(i, self._sampler(request, ids, answer_seed(seed, i - waiting.first))) for i in waiting.answers]
+        samplers = [
+            (i, self._opening.sampler(request, ids, answer_seed(seed, i - waiting.first))) for i in waiting.answers
+        ]
         (answer, sampler), *twins = samplers
-        run = self._opened(waiting, answer, sampler)
+        run = self._opening.opened(waiting, answer, sampler)
+        self._watch(waiting, run)
         run.twins = twins
         if twins:  # what they will need is promised, too
-            total, length = self._tokens(request, ids), len(ids)
+            total, length = self._opening.tokens(request, ids), len(ids)
             more = len(twins) * (pages_of(total) - length // PAGE)
             self.states.reserve(run.sequence, total + more * PAGE)
         self._runs.append(run)
 
-    def _opened(self, waiting: _Waiting, answer: int, sampler: Sampler | None) -> _Run:
-        """A run that goes on from what the prefix cache has of its prompt."""
-        request, ids = waiting.request, waiting.ids
-        tokens = self._tokens(request, ids) if sampler else len(ids)
-        sequence, match = self.states.open(), self._match(waiting)
-        try:
-            if request.cache and self.cache.enabled:
-                sequence.keys = Keys(waiting.keys)
-                self.cache.begin(sequence, request.salt)
-                match = self._from_disk(sequence, waiting, match)
-            if match.snapshot is not None:
-                if not match.restored:
-                    self.cache.restore(sequence, match.snapshot)
-                self._watch(waiting, match)
-            self.states.reserve(sequence, tokens)
-        except BaseException:
-            self.cache.leave(sequence)
-            raise
-        marks = self._marks(request, len(ids), match) if sequence.keys else deque[Mark]()
-        reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
-        return _Run(answer, request, sequence, sampler, ids[match.cached :], tokens - len(ids), marks, reuse)
-
-    def _from_disk(self, sequence: Sequence, waiting: _Waiting, match: Match) -> Match:
-        """Give an empty sequence what the disk has of its prompt, if that is more than memory has."""
-        if self.cache.disk is None:
-            return match
-        restored = self.cache.disk.restore(sequence, waiting.keys, match.cached)
-        if restored is None:
-            known = match.snapshot
-            # an attempt that failed may have cost it
-            return match if known is None or known in known.node.snapshots else self._match(waiting)
-        length = sequence.length
-        snapshot = self.cache.snapshot(sequence, restored.kind)
-        return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)
-
-    def _marks(self, request: Request, length: int, match: Match) -> deque[Mark]:
-        """Where snapshots of a prompt are kept: where it says so, where it parts from what is known, and here and there
-        in a long one."""
-        wanted = {mark.position: mark for mark in request.marks}
-        matched = min(match.matched, length - 1)
-        if matched - match.cached >= JUNCTION:
-            wanted.setdefault(matched, Mark(matched, "junction"))
-        each = self._interval()
-        for position in range((match.cached // each + 1) * each, length - NEAREST, each):
-            wanted.setdefault(position, Mark(position, "middle"))
-        marks, last = deque[Mark](), match.cached
-        for position in sorted(wanted):
-            if position <= length and position - last >= (APART if wanted[position].kind != "turn" else 1):
-                marks.append(wanted[position])
-                last = position
-        return marks
-
-    def _interval(self) -> int:
-        """Tokens between the snapshots of a long document: a power of two, so that they fall on the same tokens when
-        it is read again."""
-        tokens = int(AGAIN_S / self._token_s) if self._token_s else FARTHEST
-        return int(min(FARTHEST, max(NEAREST, 1 << tokens.bit_length() - 1)))
-
-    def _next_idle(self) -> tuple[_Waiting, _Run] | None:
+    def _next_idle(self) -> tuple[Waiting, Run] | None:
         """The next prompt of `add_idle` that is not read already, and for which there is room."""
         while self._idle:
             waiting = self._idle.popleft()
-            match = self._match(waiting)
-            if len(waiting.ids) - match.cached > 1 and self._fits(waiting, match, 1):
-                return waiting, self._opened(waiting, -1, None)
+            match = self._opening.match(waiting)
+            if len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1):
+                return waiting, self._opening.opened(waiting, -1, None)
         return None
 
     def _pause(self) -> None:
@@ -346,29 +226,16 @@ class Scheduler:
         self._idle.appendleft(waiting)
         self.cache.donate(run.sequence, "end")
 
-    def _watch(self, waiting: _Waiting, match: Match) -> None:
+    def _watch(self, waiting: Waiting, run: Run) -> None:
         """Now and then, have computed again what was taken from the cache."""
-        request, length = waiting.request, match.cached
-        if match.snapshot is None or random.random() >= self.canary:
+        if run.came_from is None or random.random() >= self.canary:
             return
+        request, length = waiting.request, run.sequence.length
         position = None if request.position is None else request.position[:, :length]
         again = replace(request, ids=waiting.ids[:length], position=position, cache=False)
-        self._idle.append(_Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=match.snapshot))
+        self._idle.append(Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=run.came_from))
 
-    def _sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
-        return Sampler(
-            request.sampling,
-            ids,
-            self.engine.vocabulary,
-            seed,
-            self.engine.ops.choose,
-            request.stop_ids,
-            request.min_tokens,
-            request.banned_ids,
-            request.breaks,
-        )
-
-    def _forward(self, parts: list[tuple[_Run, Part]], rows: np.ndarray) -> np.ndarray:
+    def _forward(self, parts: list[tuple[Run, Part]], rows: np.ndarray) -> np.ndarray:
         """A pass; what it computed goes to the prefix cache. A sequence that was in a pass that failed is nobody's."""
         began = time.perf_counter()
         try:
@@ -379,7 +246,7 @@ class Scheduler:
             raise
         read = sum(len(part.ids) for run, part in parts if not run.decodes)
         if read >= LEAST_TOKENS:
-            self._token_s = (time.perf_counter() - began) / read
+            self.engine.pace.token_s = (time.perf_counter() - began) / read
         if not read:
             self.engine.pace.see(sum(len(part.ids) for _, part in parts), time.perf_counter() - began)
         for run, part in parts:
@@ -408,7 +275,7 @@ class Scheduler:
         for run, drafter, count in zip(self._runs, drafters, counts, strict=True):
             run.drafts = drafter.lookup.draft(count)
 
-    def _parts(self) -> Iterator[tuple[_Run, Part]]:
+    def _parts(self) -> Iterator[tuple[Run, Part]]:
         """The next pass: a token of each answer, and as much of the prompts as it has room for."""
         shares = self._shares()
         for run in self._runs:
@@ -416,7 +283,7 @@ class Scheduler:
             if count:
                 yield run, self._part(run, count)
 
-    def _part(self, run: _Run, count: int) -> Part:
+    def _part(self, run: Run, count: int) -> Part:
         if run.decodes:
             ids = np.concatenate([run.pending, np.array(run.drafts, np.int32)])
             return Part(run.sequence, ids, tried=len(run.drafts))
@@ -424,7 +291,7 @@ class Scheduler:
         at = None if position is None else position[:, begin : begin + count]
         return Part(run.sequence, run.pending[:count], at, run.request.visuals)
 
-    def _until_mark(self, run: _Run, count: int) -> int:
+    def _until_mark(self, run: Run, count: int) -> int:
         """A state can be kept where a pass ends."""
         return min(count, run.marks[0].position - run.sequence.length) if run.marks else count
 
@@ -449,16 +316,16 @@ class Scheduler:
 
     def _sliced(self, room: int) -> int:
         """So many tokens, or what can be read in a slice of time."""
-        if self.slice_s is None or not self._token_s:
+        if self.slice_s is None or not self.engine.pace.token_s:
             return room
-        return min(room, max(LEAST_TOKENS, int(self.slice_s / self._token_s)))
+        return min(room, max(LEAST_TOKENS, int(self.slice_s / self.engine.pace.token_s)))
 
-    def _began(self, run: _Run, row: np.ndarray) -> list[Token]:
+    def _began(self, run: Run, row: np.ndarray) -> list[Token]:
         """The first token of a run and of its twins: their prompt is read."""
         reuse = run.reuse
         return [replace(self._chosen(each, row), reuse=reuse) for each in self._continue_all(run)]
 
-    def _verified(self, run: _Run, rows: np.ndarray) -> Iterator[Token]:
+    def _verified(self, run: Run, rows: np.ndarray) -> Iterator[Token]:
         """The next tokens of an answer: one, and one more for each draft that is what was chosen."""
         for i, row in enumerate(rows):
             token = self._chosen(run, row)
@@ -467,7 +334,7 @@ class Scheduler:
                 return
             self.states.accept(run.sequence)
 
-    def _chosen(self, run: _Run, row: np.ndarray) -> Token:
+    def _chosen(self, run: Run, row: np.ndarray) -> Token:
         """The next token of an answer."""
         assert run.sampler is not None
         token = run.sampler.sample(row)
@@ -484,7 +351,7 @@ class Scheduler:
             self._end(run)
         return Token(run.answer, token, last, *told)
 
-    def _continue_all(self, run: _Run) -> list[_Run]:
+    def _continue_all(self, run: Run) -> list[Run]:
         """The prompt is read: its answers go on, each with a state of its own."""
         position = run.request.position
         if position is not None:
@@ -493,7 +360,7 @@ class Scheduler:
         self.states.reserve(run.sequence, run.sequence.length + run.left)
         place = self._runs.index(run) + 1
         for answer, sampler in run.twins:
-            twin = _Run(
+            twin = Run(
                 answer, run.request, self.states.fork(run.sequence), sampler, run.pending, run.left, decodes=True
             )
             self.states.reserve(twin.sequence, twin.sequence.length + twin.left)
@@ -507,7 +374,7 @@ class Scheduler:
             return None, ()
         return logprobs(self.engine.ops.rank, row[: self.engine.vocabulary], token, request.logprobs)
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: Run) -> None:
         """An answer has ended, and may be gone on with."""
         self._runs.remove(run)
         kept = self.cache.donate(run.sequence, "end")
@@ -517,6 +384,3 @@ class Scheduler:
     def _to_disk(self, snapshot: Snapshot | None) -> None:
         if self.cache.disk is not None:
             self.cache.disk.note(snapshot)
-
-    def _tokens(self, request: Request, ids: np.ndarray) -> int:
-        return min(len(ids) + request.max_tokens, self.engine.context)

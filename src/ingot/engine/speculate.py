@@ -116,13 +116,15 @@ class Odds:
 
 
 class Pace:
-    """Seconds of a pass that only decodes, by its rows: measured where it was tried, estimated between and beyond."""
+    """Seconds of a pass that only decodes, by its rows: measured where it was tried, estimated between and beyond.
+    `token_s`: what a token of a prompt took the last time that one was read; 0: nobody knows."""
 
     SLOPE = 0.15  # of a row in a pass of one, before it is measured (docs/why/drafts.md)
     NEW = 0.25  # what the last pass counts for
     JUMP = 2.0  # times slower than before: not the pass, but the machine
 
     def __init__(self) -> None:
+        self.token_s = 0.0
         self._seconds: dict[int, float] = {}
         self._seen: dict[int, int] = {}
         self._passes = 0

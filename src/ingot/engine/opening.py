@@ -1,0 +1,139 @@
+"""From a request to a run: what the prefix cache has of its prompt, whether there is room for the rest, and where
+snapshots will be kept."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ingot.engine.keys import Keys, keys_of
+from ingot.engine.prefix_cache import LEAST_TOKENS, Match, Snapshot
+from ingot.engine.request import Mark, Request, Reuse
+from ingot.engine.run import Run
+from ingot.engine.sampler import Sampler
+from ingot.engine.sequence import Sequence, pages_of
+from ingot.ops import PAGE
+
+if TYPE_CHECKING:
+    from ingot.engine.engine import Engine
+
+# Seconds of reading that a long document may cost again, and the bounds of the tokens between its snapshots: a state is
+# 1,600 tokens of bf16 keys and values (taste).
+AGAIN_S, NEAREST, FARTHEST = 3.0, 512, 8192
+# Tokens known beyond the deepest snapshot that make their end a junction: others will part there, too (taste).
+JUNCTION = 64
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
+    still wanted."""
+
+    request: Request
+    ids: np.ndarray
+    keys: np.ndarray
+    first: int = 0
+    answers: list[int] = field(default_factory=list)
+    canary: Snapshot | None = None  # what shall be computed again, and be equal
+
+
+class Opening:
+    """Begins the runs of an engine's scheduler."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.states, self.cache = engine, engine.states, engine.cache
+
+    def checked(self, request: Request) -> Waiting:
+        """A request that can run; ValueError."""
+        ids = self.engine.checked(request)
+        return Waiting(request, ids, keys_of(ids, request.position, request.visuals))
+
+    def match(self, waiting: Waiting) -> Match:
+        """What the prefix cache's memory has of a prompt."""
+        request = waiting.request
+        return self.cache.match(waiting.keys, request.salt) if request.cache and self.cache.enabled else Match()
+
+    def tokens(self, request: Request, ids: np.ndarray) -> int:
+        """Tokens of the prompt and the longest answer."""
+        return min(len(ids) + request.max_tokens, self.engine.context)
+
+    def fits(self, waiting: Waiting, match: Match, count: int) -> bool:
+        """Whether so many answers have room beside those that run."""
+        total, length = self.tokens(waiting.request, waiting.ids), len(waiting.ids)
+        shared = match.cached // PAGE
+        pages = pages_of(total) - shared + (count - 1) * (pages_of(total) - length // PAGE)
+        return self.states.has_room(pages, count, pinned=shared)
+
+    def sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
+        """Who chooses the tokens of one answer."""
+        return Sampler(
+            request.sampling,
+            ids,
+            self.engine.vocabulary,
+            seed,
+            self.engine.ops.choose,
+            request.stop_ids,
+            request.min_tokens,
+            request.banned_ids,
+            request.breaks,
+        )
+
+    def opened(self, waiting: Waiting, answer: int, sampler: Sampler | None) -> Run:
+        """A run that goes on from what the prefix cache has of its prompt; without a sampler it only reads."""
+        request, ids = waiting.request, waiting.ids
+        tokens = self.tokens(request, ids) if sampler else len(ids)
+        sequence, match = self.states.open(), self.match(waiting)
+        try:
+            if request.cache and self.cache.enabled:
+                sequence.keys = Keys(waiting.keys)
+                self.cache.begin(sequence, request.salt)
+                match = self._from_disk(sequence, waiting, match)
+            if match.snapshot is not None and not match.restored:
+                self.cache.restore(sequence, match.snapshot)
+            self.states.reserve(sequence, tokens)
+        except BaseException:
+            self.cache.leave(sequence)
+            raise
+        marks = self._marks(request, len(ids), match) if sequence.keys else deque[Mark]()
+        reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
+        left = tokens - len(ids)
+        return Run(answer, request, sequence, sampler, ids[match.cached :], left, marks, reuse, match.snapshot)
+
+    def _from_disk(self, sequence: Sequence, waiting: Waiting, match: Match) -> Match:
+        """Give an empty sequence what the disk has of its prompt, if that is more than memory has."""
+        if self.cache.disk is None:
+            return match
+        restored = self.cache.disk.restore(sequence, waiting.keys, match.cached)
+        if restored is None:
+            known = match.snapshot
+            # an attempt that failed may have cost it
+            return match if known is None or known in known.node.snapshots else self.match(waiting)
+        length = sequence.length
+        snapshot = self.cache.snapshot(sequence, restored.kind)
+        return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)
+
+    def _marks(self, request: Request, length: int, match: Match) -> deque[Mark]:
+        """Where snapshots of a prompt are kept: where it says so, where it parts from what is known, and here and there
+        in a long one."""
+        wanted = {mark.position: mark for mark in request.marks}
+        matched = min(match.matched, length - 1)
+        if matched - match.cached >= JUNCTION:
+            wanted.setdefault(matched, Mark(matched, "junction"))
+        each = self._interval()
+        for position in range((match.cached // each + 1) * each, length - NEAREST, each):
+            wanted.setdefault(position, Mark(position, "middle"))
+        marks, last = deque[Mark](), match.cached
+        for position in sorted(wanted):
+            if position <= length and position - last >= (LEAST_TOKENS if wanted[position].kind != "turn" else 1):
+                marks.append(wanted[position])
+                last = position
+        return marks
+
+    def _interval(self) -> int:
+        """Tokens between the snapshots of a long document: a power of two, so that they fall on the same tokens when
+        it is read again."""
+        tokens = int(AGAIN_S / self.engine.pace.token_s) if self.engine.pace.token_s else FARTHEST
+        return int(min(FARTHEST, max(NEAREST, 1 << tokens.bit_length() - 1)))

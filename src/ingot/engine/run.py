@@ -1,0 +1,48 @@
+"""What a scheduler has in hand: answers in the making, and their parts of a pass."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ingot.engine.prefix_cache import Snapshot
+from ingot.engine.request import Mark, Request, Reuse
+from ingot.engine.sampler import Sampler
+from ingot.engine.sequence import Sequence
+from ingot.engine.speculate import Drafter
+
+
+@dataclass(frozen=True)
+class Part:
+    """The next tokens of one sequence in a pass; `position` None: text's. The last `tried` of them are not certain."""
+
+    sequence: Sequence
+    ids: np.ndarray
+    position: np.ndarray | None = None
+    visuals: Any = ()
+    tried: int = 0
+
+
+@dataclass(eq=False)
+class Run:
+    """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
+    answers to the same prompt, which wait to continue from its state. It `came_from` a snapshot, and at `marks` of its
+    prompt others are kept. What it `said` so far foretells `drafts`, which are tried in the next pass."""
+
+    answer: int
+    request: Request
+    sequence: Sequence
+    sampler: Sampler | None
+    pending: np.ndarray
+    left: int
+    marks: deque[Mark] = field(default_factory=deque)
+    reuse: Reuse | None = None
+    came_from: Snapshot | None = None
+    twins: list[tuple[int, Sampler]] = field(default_factory=list)
+    decodes: bool = False
+    said: list[int] = field(default_factory=list)
+    drafter: Drafter | None = None
+    drafts: list[int] = field(default_factory=list)
