@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ingot
 from ingot.encoding import Chat
 from ingot.spec.presets import sampling_preset
-from tests.api.small_model import write_small_model
+from tests.api.small_model import write_seeing_model, write_small_model
 from tests.prompt.official import TEMPLATES
 
 pytest.importorskip("ingot._native")
 SYSTEM = {"role": "system", "content": "you am a system; what is the world? " * 6}
+MORE = [{"role": "user", "content": "you"}]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -89,3 +91,26 @@ def test_a_default_for_all_calls(tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}")
     with pytest.raises(ValueError, match="no way to keep the reasoning"):
         ingot.load(tmp_path, chat_template_kwargs={"preserve_thinking": True})
+
+
+def test_marks_of_a_prompt_with_pictures(tmp_path):
+    m = ingot.load(write_seeing_model(tmp_path))
+    pictures = [np.full((16 + 8 * n, 24, 3), 90 * n, np.uint8) for n in range(2)]
+    parts = [{"type": "image", "image": pixels} for pixels in pictures]
+    parts.insert(1, {"type": "text", "text": "hello", "cache_control": {"type": "ephemeral"}})
+    parts.append({"type": "text", "text": "world", "prompt_cache_breakpoint": {"mode": "explicit"}})
+    prompt = m.encode([{"role": "user", "content": parts}, {"role": "assistant", "content": "a"}, *MORE], thinking=True)
+    ids = [int(index) for index in prompt.ids]
+    pad, end = (m.tokenizer.token_id(token) for token in ("<|image_pad|>", "<|vision_end|>"))
+    before = [(kind, m.tokenizer.decode([i for i in ids[:at] if i != pad])) for at, kind in prompt.marks]
+    picture = "<|vision_start|><|vision_end|>"
+    opened = "<|im_start|>user\n" + picture
+    assert before[:4] == [
+        ("media", opened),
+        ("breakpoint", opened + "hello"),
+        ("media", opened + "hello" + picture),
+        ("breakpoint", opened + "hello" + picture + "world"),
+    ]
+    assert [kind for kind, _ in before[4:]] == ["turn"]
+    for (at, kind), visual in zip([one for one in prompt.marks if one[1] == "media"], prompt.visuals, strict=True):
+        assert (ids[at - 1], at) == (end, int(visual.rows[-1]) + 2), kind

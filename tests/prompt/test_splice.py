@@ -107,6 +107,14 @@ def test_tokens_of_whitespace_at_the_end_are_left_out_as_templates_do(tokenizer,
     assert contains(memory.splice(prompt(tokenizer, [USER, {"role": "assistant", "content": "Hello world"}])), words)
 
 
+@pytest.mark.parametrize("gap", ["\n\n", "\n", "\n\n\n", " \n\n "])
+def test_words_are_known_however_far_they_stand_from_the_reasoning(tokenizer, gap):
+    words = by_bytes(tokenizer, "Hello world")
+    memory = remembered(tokenizer, by_bytes(tokenizer, f"because\n</think>{gap}") + words)
+    given = prompt(tokenizer, [USER, {"role": "assistant", "content": "Hello world"}, NEXT])
+    assert contains(memory.splice(given), words)
+
+
 @pytest.mark.parametrize("edit", ["Hello world!", "hello world", "Hello  world", "Hello worl", "Hello world\u200b"])
 def test_an_edited_answer_is_another_text(tokenizer, edit):
     memory = remembered(tokenizer, by_bytes(tokenizer, "Hello world"), thinking=False)

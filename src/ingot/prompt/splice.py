@@ -18,7 +18,6 @@ from ingot.prompt.tokenizer import Tokenizer
 from ingot.prompt.turns import TurnTokens
 
 MOST_TOKENS = 1 << 20  # taste: 4 MB, the answers of several days of one person
-_AFTER_THINKING = b"\n\n"  # what the format has between `</think>` and the words
 
 
 class AnswerMemory:
@@ -73,23 +72,25 @@ class AnswerMemory:
         return body if known is None else np.concatenate([body[:words], known])
 
     def _words(self, body: np.ndarray) -> int | None:
-        """Where the words begin in a turn with a block of reasoning, if a token does there."""
+        """Where the words begin in a turn with a block of reasoning: behind the whitespace after it."""
         assert self._turns is not None
         closed = np.flatnonzero(body == self._turns.end_think)
         if not len(closed):
             return None
-        at, gap = int(closed[0]) + 1, b""
-        while at < len(body) and len(gap) < len(_AFTER_THINKING):
-            gap += self._tokenizer.bytes_of(body[at : at + 1])
+        at = int(closed[0]) + 1
+        while at < len(body) and self._is_space(body[at]):
             at += 1
-        return at if gap == _AFTER_THINKING else None
+        return at
 
     def _trimmed(self, body: np.ndarray) -> np.ndarray:
         """Without the tokens of whitespace at its end, which templates leave out."""
         end = len(body)
-        while end and not self._tokenizer.bytes_of(body[end - 1 : end]).strip():
+        while end and self._is_space(body[end - 1]):
             end -= 1
         return body[:end]
+
+    def _is_space(self, index: int) -> bool:
+        return not self._tokenizer.bytes_of([index]).strip()
 
     def _keep(self, ids: np.ndarray, salt: str) -> None:
         if not 0 < len(ids) <= self._most:
