@@ -22,6 +22,7 @@ from ingot.store import SafetensorsFile
 from ingot.store.shards import read_index
 from tools.fuzz.parser_target import run_parser
 from tools.fuzz.png import join_chunks, split_chunks
+from tools.fuzz.records_target import join_records, run_records, split_records
 from tools.fuzz.target import Target, sections
 from tools.fuzz.template_target import run_template
 
@@ -138,6 +139,7 @@ _ALL = (
     Target("tokenizer", run_tokenizer, seconds=10),
     Target("template", run_template, seconds=20),
     Target("image", run_image, split_chunks, join_chunks, seconds=20, memory=3 << 30),
+    Target("records", lambda data: run_records(data, _directory() / "a.records"), split_records, join_records),
     Target("parser", run_parser, length=1500, refuses=False),
 )
 TARGETS = {target.name: target for target in _ALL}
