@@ -372,6 +372,25 @@ def test_other_folders_count_and_go_first_unless_somebody_writes_there(opened: O
     assert sum(file.nbytes for file in survey(journal.directory)) <= size
 
 
+def test_where_there_are_no_locks_each_start_has_its_file_and_the_size_is_kept(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    size, nbytes = 8 * LEAST_FILE_BYTES, LEAST_FILE_BYTES // 2 - 300
+    for start in range(6):
+        journal = opened(size=size)
+        fill(journal, range(4 * start, 4 * start + 4), nbytes)
+        assert len(files(journal)) >= 2
+        assert sum(file.nbytes for file in survey(journal.directory)) <= size
+        journal.close()
+    assert held(opened(), range(24), nbytes) >= set(range(16, 24))
+
+
 def test_a_record_that_can_never_fit_is_dropped(opened: Open) -> None:
     journal = opened(size=2 * LEAST_FILE_BYTES)
     journal.append(1, key(1), payload(1, 3 * LEAST_FILE_BYTES))

@@ -149,7 +149,7 @@ def remove(path: Path) -> bool:
             return True
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
-            if not hold(handle) and _has_locks():
+            if hold(handle) is False:
                 return False
             path.unlink()
         finally:
@@ -157,14 +157,6 @@ def remove(path: Path) -> bool:
         with suppress(OSError):
             path.parent.rmdir()
     return not os.path.lexists(path)
-
-
-def _has_locks() -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    return hasattr(fcntl, "flock")
 
 
 def prepare(folder: Path) -> None:

@@ -212,14 +212,16 @@ def read_payload(handle: int, record: Record, buffers: Sequence[Buffer]) -> bool
     return payload_checksum(record.key, views) == record.checksum
 
 
-def hold(handle: int) -> bool:
-    """Whether nobody else writes to the file, or may until it is closed; False where the system cannot tell."""
+def hold(handle: int) -> bool | None:
+    """Whether nobody else writes to the file, or may until it is closed; None where the system cannot tell."""
     try:
         import fcntl
 
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):  # Windows; file systems without locks
+        return None
     return True
 
 
