@@ -198,3 +198,13 @@ def test_drafts_save_passes_where_the_text_repeats():
     (_, with_drafts), (_, without) = (drain(scheduler_of(mode, request)) for mode in ("lookup", "off"))
     assert without == 60
     assert with_drafts < 15
+
+
+def test_drafts_are_counted(monkeypatch):
+    plain = Request(PROMPT, max_tokens=50, sampling=SamplingParams(seed=5))
+    said = [token for token, *_ in drain(scheduler_of("off", plain))[0][0]]
+    Foretold(monkeypatch, [said], right=3)
+    scheduler = scheduler_of("lookup", plain)
+    drain(scheduler)  # the first token, then twelve passes of three that are right and one more, and the last
+    assert scheduler.engine.accepted == 3 * 12
+    assert scheduler.engine.tried >= 4 * 12

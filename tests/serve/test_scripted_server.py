@@ -231,5 +231,5 @@ def test_metrics(fresh):
     assert samples['ingot_request_seconds_bucket{le="+Inf"}'] == "1"
     typed = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(typed) == len(set(typed))
-    for name in ("ingot_passes_total", "vllm:kv_cache_usage_perc", "llamacpp:requests_deferred"):
+    for name in ("ingot_passes_total", "ingot_drafts_total", "vllm:kv_cache_usage_perc", "llamacpp:requests_deferred"):
         assert name in typed

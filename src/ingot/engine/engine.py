@@ -49,6 +49,7 @@ class Engine:
         self.cache = PrefixCache(self.states, cache_bytes)
         self.eyes = Eyes(ops, config, load_vision)
         self.speculate, self.pace = speculate, Pace()
+        self.tried = self.accepted = 0  # drafts, so far
         if speculate != "off":
             self.states.window_bytes = window_bytes(config, MOST_DRAFTS) + 4 * MOST_DRAFTS * rows  # and their logits
 

@@ -331,11 +331,13 @@ class Scheduler:
 
     def _verified(self, run: Run, rows: np.ndarray) -> Iterator[Token]:
         """The next tokens of an answer: one, and one more for each draft that is what was chosen."""
+        self.engine.tried += len(run.drafts)
         for i, row in enumerate(rows):
             token = self._chosen(run, row)
             yield token
             if token.last or i == len(run.drafts) or token.id != run.drafts[i]:
                 return
+            self.engine.accepted += 1
             self.states.accept(run.sequence)
 
     def _chosen(self, run: Run, row: np.ndarray) -> Token:

@@ -248,6 +248,8 @@ class Endpoints:
             read = {
                 "passes_total": engine.passes,
                 "engine_errors_total": engine.errors,
+                "drafts_total": engine.engine.tried,
+                "drafts_accepted_total": engine.engine.accepted,
                 "requests_running": engine.running,
                 "requests_waiting": engine.waiting,
                 "kv_usage_ratio": engine.tokens_held / (engine.plan.parallel * engine.plan.context),

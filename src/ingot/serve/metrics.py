@@ -43,6 +43,16 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("vllm:generation_tokens_total", "llamacpp:tokens_predicted_total"),
     ),
     "passes_total": ("counter", "Passes of the model.", ("llamacpp:n_decode_total",)),
+    "drafts_total": (
+        "counter",
+        "Tokens that were tried before they were chosen.",
+        ("vllm:spec_decode_num_draft_tokens_total",),
+    ),
+    "drafts_accepted_total": (
+        "counter",
+        "Tokens that were tried, and chosen.",
+        ("vllm:spec_decode_num_accepted_tokens_total",),
+    ),
     "engine_errors_total": ("counter", "Passes and answers that an error ended.", ()),
     "requests_running": (
         "gauge",
