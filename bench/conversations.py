@@ -120,10 +120,12 @@ class Client:
             self.new += self._tokens(message.get("reasoning_content", ""))
 
     def _cut(self, turn: int) -> None:
-        """Shorten a turn's result; all that comes after it is new."""
+        """Shorten a turn's result; all that comes after it is new, and what the model said before it (the call) is the
+        last answer that stays."""
         place = next(i for i, one in enumerate(self.messages) if one.get("tool_call_id") == f"call-{turn}")
         self.messages[place] = self.trace.shorter(turn)
         self.new += sum(self._tokens(one["content"]) + 40 for one in self.messages[place:])
+        self.visible = self._tokens(self.messages[place - 1]["tool_calls"][0]["function"]["arguments"]) + 64
 
     def _tokens(self, text: str) -> int:
         return self.trace.count(text)
