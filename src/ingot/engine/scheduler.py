@@ -105,7 +105,7 @@ class Scheduler:
 
     def known(self, request: Request) -> int:
         """How many of a request's first tokens the prefix cache would give now, from memory."""
-        return self._match(self._checked(request)).cached
+        return self._opening.match(self._opening.checked(request)).cached
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
