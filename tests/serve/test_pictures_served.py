@@ -75,11 +75,10 @@ def test_what_was_encoded_is_not_forgotten_before_it_is_read(seeing, monkeypatch
 
     monkeypatch.setattr(type(seeing.engine.eyes), "_encode", noted)
     with serving(lambda: seeing) as running:
-        for _ in range(2):
-            body = {"messages": messages(17, 18, 19), "max_tokens": 2, "seed": 1}
-            assert running.ask("/v1/chat/completions", body)[0] == 200
+        body = {"messages": messages(17, 18, 19), "max_tokens": 2, "seed": 1}
+        assert running.ask("/v1/chat/completions", body)[0] == 200
         assert len(seeing.engine.eyes._alive) == 1
-    assert len(seen) == 6 - (seen[2] == seen[3])
+    assert len(seen) == len(set(seen)) == 3
 
 
 def test_a_picture_that_fails_costs_its_request_alone(seeing, monkeypatch):
@@ -195,3 +194,21 @@ def test_the_pixels_of_all_requests_are_bounded(seeing, monkeypatch):
         assert (status, body["error"]["code"]) == (503, "pixels")
         assert "retry-after" in headers
         assert running.server.service.pixels == 0
+
+
+def test_a_picture_that_the_prefix_cache_knows_is_not_encoded_again(seeing, monkeypatch):
+    seen, encode = [], type(seeing.engine.eyes)._encode
+
+    def noted(self, visual, pause):
+        seen.append(visual.digest)
+        return encode(self, visual, pause)
+
+    monkeypatch.setattr(type(seeing.engine.eyes), "_encode", noted)
+    body = {"messages": messages(61), "max_tokens": 2, "temperature": 0}
+    with serving(lambda: seeing) as running:
+        first = running.ask("/v1/chat/completions", body)[1]
+        seeing.engine.eyes._kept.clear()
+        second = running.ask("/v1/chat/completions", body)[1]
+    assert second["usage"]["prompt_tokens_details"]["cached_tokens"] > 20
+    assert second["choices"] == first["choices"]
+    assert len(seen) == 1

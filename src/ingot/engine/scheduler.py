@@ -103,6 +103,10 @@ class Scheduler:
             self._pause()
         return self._opening.fits(waiting, self._opening.match(waiting), request.n)
 
+    def known(self, request: Request) -> int:
+        """How many of a request's first tokens the prefix cache would give now, from memory."""
+        return self._opening.match(self._opening.checked(request)).cached
+
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
         if self._idler is not None and self.unfinished:

@@ -242,8 +242,12 @@ class EngineThread:
             if ticket not in self._waiting:
                 raise DroppedError
 
-        visual = ticket.job.request.visuals[len(ticket.features)]
+        request = ticket.job.request
+        visual = request.visuals[len(ticket.features)]
         try:
+            if visual.rows[-1] < self._scheduler.known(request):
+                ticket.features.append(None)  # its tokens will not be read
+                return
             ticket.features.append(self.engine.eyes.features(visual, pause))
         except DroppedError:
             pass

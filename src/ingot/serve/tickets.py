@@ -58,7 +58,7 @@ class Ticket:
     first: int = 0
     began: float = 0.0
     due: float = 0.0  # its place among those that wait
-    features: list[Any] = field(default_factory=list)  # of its pictures, until its prompt is read
+    features: list[Any] = field(default_factory=list)  # of its pictures, until its prompt is read; None: not needed
     reads: bool = False  # its prompt is being read
     running: dict[int, int] = field(default_factory=dict)  # the scheduler's number -> index among the receivers
     told: dict[int, int] = field(default_factory=dict)  # index -> logprobs that are on their way
