@@ -52,19 +52,17 @@ def _cell(
     args: argparse.Namespace, source: Path, checkpoint: Path, file: Path, users: int, turn: int, words: Sequence[int]
 ) -> None:
     """Both servers, one after the other, under the same users; appended to the results."""
-    context = args.prompt + args.answer + 64
     engines = ["ours", "theirs"] if turn % 2 == 0 else ["theirs", "ours"]
     roof, found, commands = limits.reading(args.threads), {}, {}
     for who in engines:
-        made = (
-            servers.ours(checkpoint, args.format, users, context, args.threads, args.ours.split(), args.work / "cache")
-            if who == "ours"
-            else servers.theirs(source, file, users, context, args.threads, SETTINGS, args.theirs.split())
-        )
-        with made as server:
-            ask(server, args, WARM_UP, words)
-            found[who] = summary(load(server, args, users, words)) | server.memory() | {"load_s": server.load_s}
-            commands[who] = server.command
+        try:
+            found[who], commands[who] = _served(args, source, checkpoint, file, who, users, words, SETTINGS)
+        except RuntimeError as error:  # llama.cpp's AMX kernels crash at some numbers of rows, as 16
+            if who == "ours":
+                raise
+            print(f"without repacking, because of {error}", flush=True)
+            plain = SETTINGS | {"--repack": "0"}
+            found[who], commands[who] = _served(args, source, checkpoint, file, who, users, words, plain)
     record: Record = {
         "kind": "served_load",
         "time": now(),
@@ -81,6 +79,29 @@ def _cell(
     }
     append(args.out, record)
     print(row(record), flush=True)
+
+
+def _served(
+    args: argparse.Namespace,
+    source: Path,
+    checkpoint: Path,
+    file: Path,
+    who: str,
+    users: int,
+    words: Sequence[int],
+    settings: Mapping[str, str],
+) -> tuple[Record, str]:
+    """What one server did under its users, and its command."""
+    context = args.prompt + args.answer + 64
+    if who == "ours":
+        cache = args.work / "cache"
+        made = servers.ours(checkpoint, args.format, users, context, args.threads, args.ours.split(), cache)
+    else:
+        made = servers.theirs(source, file, users, context, args.threads, settings, args.theirs.split())
+    with made as server:
+        ask(server, args, WARM_UP, words)
+        told = summary(load(server, args, users, words)) | server.memory() | {"load_s": server.load_s}
+    return told, server.command
 
 
 def load(server: Server, args: argparse.Namespace, users: int, words: Sequence[int]) -> list[Answered]:
