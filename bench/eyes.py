@@ -60,7 +60,7 @@ def ours(checkpoint: Path, image: Any, args: argparse.Namespace) -> Callable[[],
     import ingot
     from ingot.engine.eyes import Eyes
 
-    m = ingot.load(checkpoint, weights=args.weights, threads=args.threads, backend="native")
+    m = ingot.load(checkpoint, weights=args.weights, threads=args.threads, backend="native", prefix_cache=False)
     load = m.engine.eyes._load
 
     def run() -> tuple[float, float]:
@@ -111,7 +111,7 @@ def errors(checkpoint: Path, image: Any, threads: int) -> str:
 
     features = {}
     for weights in ("f32", "bf16", "q8"):
-        m = ingot.load(checkpoint, weights=weights, threads=threads, backend="native")
+        m = ingot.load(checkpoint, weights=weights, threads=threads, backend="native", prefix_cache=False)
         prompt = m.encode([{"role": "user", "content": [{"type": "image", "image": image}]}])
         features[weights] = np.asarray(m.engine.eyes.features(prompt.visuals[0]), np.float64)
     exact = features.pop("f32")

@@ -19,7 +19,13 @@ def main() -> None:
     args = _arguments()
     begin = time.perf_counter()
     model = ingot.load(
-        args.model, weights=args.weights, kv=args.kv, threads=args.threads, backend="native", speculate="off"
+        args.model,
+        weights=args.weights,
+        kv=args.kv,
+        threads=args.threads,
+        backend="native",
+        speculate="off",
+        prefix_cache=False,
     )
     record: dict[str, Any] = {"load_s": time.perf_counter() - begin}
     if args.warm_up:

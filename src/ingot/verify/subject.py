@@ -72,7 +72,8 @@ class Subject:
 
     def _load(self, fmt: str) -> LanguageModel:
         self._check_memory(fmt)
-        return ingot.load(self.path, backend="native", weights=fmt, kv="f32", cache=False, progress=self.told)
+        computed: dict[str, Any] = {"cache": False, "prefix_cache": False, "speculate": "off"}
+        return ingot.load(self.path, backend="native", weights=fmt, kv="f32", progress=self.told, **computed)
 
     def give_up(self) -> None:
         """Let the model's memory go."""
