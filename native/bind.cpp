@@ -74,7 +74,8 @@ Drafts Uncertain::write(Shapes& shapes, Ragged& seg, int64_t least, int64_t widt
     shapes.is("drafts", *drafts, "windows L R");
     length = shapes["L"], found = shapes["R"];
     if (length > draft_length)
-      shapes.fail("drafts has L = " + std::to_string(length) + " rows, expected at most " + std::to_string(draft_length));
+      shapes.fail("drafts has L = " + std::to_string(length) + " rows, expected at most " +
+                  std::to_string(draft_length));
     if (width ? found != width : found < least)
       shapes.fail("drafts has R = " + std::to_string(found) + " columns, expected " + (width ? "" : "at least ") +
                   std::to_string(width ? width : least));
@@ -280,7 +281,8 @@ void delta_gates(Context& context, const In& a, const In& b, const In& a_log, co
 
 void causal_conv1d(Context& context, const In& u, const In& w, const In& offset, const In& start, const In& slot,
                    const std::optional<Out>& tail, const Out& y, const std::optional<Out>& drafts,
-                   const std::optional<In>& window, const std::optional<In>& accepted, const std::optional<In>& commit) {
+                   const std::optional<In>& window, const std::optional<In>& accepted,
+                   const std::optional<In>& commit) {
   Shapes shapes("causal_conv1d");
   shapes.is("u", u, "T C").is("w", w, "C W").is("y", y, "T C").runs(offset, start, shapes["T"]);
   const int64_t width = shapes["W"];
@@ -296,8 +298,8 @@ void causal_conv1d(Context& context, const In& u, const In& w, const In& offset,
 
 void gated_delta_rule(Context& context, const In& q, const In& k, const In& v, const In& log_decay, const In& beta,
                       const In& offset, const In& start, const In& slot, const std::optional<Out>& state, const Out& o,
-                      const std::optional<Out>& drafts, const std::optional<In>& window, const std::optional<In>& accepted,
-                      const std::optional<In>& commit) {
+                      const std::optional<Out>& drafts, const std::optional<In>& window,
+                      const std::optional<In>& accepted, const std::optional<In>& commit) {
   Shapes shapes("gated_delta_rule");
   shapes.is("q", q, "T G K").is("k", k, "T G K");
   const Rows values = shapes.rows("v", v, "T H V");
@@ -419,18 +421,18 @@ NB_MODULE(_native, m) {
            "dt_bias"_a.noconvert(), "log_decay"_a.noconvert(), "beta"_a.noconvert())
       .def("causal_conv1d", &causal_conv1d, "u"_a.noconvert(), "w"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "slot"_a.noconvert(), "tail"_a.noconvert().none(), "y"_a.noconvert(),
-           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
-           "commit"_a.noconvert().none() = nb::none())
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(),
+           "accepted"_a.noconvert().none() = nb::none(), "commit"_a.noconvert().none() = nb::none())
       .def("gated_delta_rule", &gated_delta_rule, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(),
            "log_decay"_a.noconvert(), "beta"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(),
            "slot"_a.noconvert(), "state"_a.noconvert().none(), "o"_a.noconvert(),
-           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
-           "commit"_a.noconvert().none() = nb::none())
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(),
+           "accepted"_a.noconvert().none() = nb::none(), "commit"_a.noconvert().none() = nb::none())
       .def("delta_mixer", &delta_mixer, "weights"_a, "u"_a.noconvert(), "z"_a.noconvert(), "b"_a.noconvert(),
            "a"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(), "slot"_a.noconvert(),
            "tail"_a.noconvert().none(), "state"_a.noconvert().none(), "y"_a.noconvert(),
-           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
-           "commit"_a.noconvert().none() = nb::none())
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(),
+           "accepted"_a.noconvert().none() = nb::none(), "commit"_a.noconvert().none() = nb::none())
       .def("attention", &attention, "q"_a.noconvert(), "k"_a.noconvert(), "v"_a.noconvert(), "offset"_a.noconvert(),
            "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(), "values"_a.noconvert(),
            "o"_a.noconvert())

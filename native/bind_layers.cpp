@@ -88,7 +88,8 @@ struct FullLayerWeights {
 
 void delta_layer(Context& context, const DeltaLayerWeights& weights, const In& x, const In& offset, const In& start,
                  const In& slot, const std::optional<Out>& tail, const std::optional<Out>& state, const Out& y,
-                 const std::optional<Out>& drafts, const std::optional<In>& window, const std::optional<In>& accepted, const std::optional<In>& commit) {
+                 const std::optional<Out>& drafts, const std::optional<In>& window, const std::optional<In>& accepted,
+                 const std::optional<In>& commit) {
   Shapes shapes("delta_layer");
   DeltaLayer op = weights.op;
   op.layer = weights.weights.layer(shapes, x, y);
@@ -122,8 +123,8 @@ void bind_layers(nb::module_& m, nb::class_<Context>& context) {
   context
       .def("delta_layer", &delta_layer, "weights"_a, "x"_a.noconvert(), "offset"_a.noconvert(), "start"_a.noconvert(),
            "slot"_a.noconvert(), "tail"_a.noconvert().none(), "state"_a.noconvert().none(), "y"_a.noconvert(),
-           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(), "accepted"_a.noconvert().none() = nb::none(),
-           "commit"_a.noconvert().none() = nb::none())
+           "drafts"_a.noconvert().none() = nb::none(), "window"_a.noconvert().none() = nb::none(),
+           "accepted"_a.noconvert().none() = nb::none(), "commit"_a.noconvert().none() = nb::none())
       .def("full_layer", &full_layer, "weights"_a, "x"_a.noconvert(), "cos"_a.noconvert(), "sin"_a.noconvert(),
            "offset"_a.noconvert(), "start"_a.noconvert(), "pages"_a.noconvert(), "causal"_a, "keys"_a.noconvert(),
            "values"_a.noconvert(), "y"_a.noconvert());

@@ -55,12 +55,12 @@ constexpr int64_t panel_bytes(Format format, int64_t inputs) {
 
 // Where the tokens of every segment are, as in Python's Segments. Borrowed host arrays.
 struct Ragged {
-  const int32_t* offset;             // [S + 1]
-  const int32_t* start;              // [S]
-  const int32_t* slot;               // [S]
-  const int32_t* pages;              // [S, P]
-  int64_t count;                     // S
-  int64_t width;                     // P
+  const int32_t* offset;                      // [S + 1]
+  const int32_t* start;                       // [S]
+  const int32_t* slot;                        // [S]
+  const int32_t* pages;                       // [S, P]
+  int64_t count;                              // S
+  int64_t width;                              // P
   const int32_t *window, *accepted, *commit;  // [S]; null: no drafts, and every token is written to the state
 };
 
