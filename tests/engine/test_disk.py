@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ingot
 from ingot.engine import Engine, Mark, Request, SamplingParams
 from ingot.engine.disk import PAGE_RECORD, SNAPSHOT_RECORD, Disk
 from ingot.engine.keys import chained, origin
@@ -322,7 +323,7 @@ print(repr((said, reuse.disk)))
 
 def test_across_real_processes(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    text = PROCESS.format(paths=[str(root), str(root / "src")])
+    text = PROCESS.format(paths=[str(root), str(Path(ingot.__file__).resolve().parents[1])])
     told = [
         subprocess.run(
             [sys.executable, "-c", text, str(tmp_path), "q8"],

@@ -53,7 +53,7 @@ def attention(**change: Any) -> Any:
 def runs(**change: Any) -> Any:
     given = {"offset": SEG.offset, "start": SEG.start, "slot": SEG.slot, "pages": SEG.pages}
     arrays = {k: np.array(v, np.int32) for k, v in (given | change).items()}
-    return SimpleNamespace(**arrays, causal=True, accepted=None, commit=None)
+    return SimpleNamespace(**arrays, causal=True, window=None, accepted=None, commit=None)
 
 
 VALUE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ingot
 from ingot.store import record_folder as module
 from ingot.store import records
 from ingot.store.journal import Journal
@@ -486,7 +487,7 @@ def kill_rounds(directory: Path, rounds: int, seed: int) -> None:
     draw, number, found = random.Random(seed), 0, 0
     root = Path(__file__).resolve().parents[2]
     for _ in range(rounds):
-        text = WRITER.format(paths=[str(root), str(root / "src")])
+        text = WRITER.format(paths=[str(root), str(Path(ingot.__file__).resolve().parents[1])])
         child = subprocess.Popen([sys.executable, "-c", text, str(directory), str(number)], stdout=subprocess.PIPE)
         assert child.stdout is not None
         assert child.stdout.readline() == b"go\n"
