@@ -43,12 +43,18 @@ def check_tree(cache: Any, nodes: list[Any], users: Counter[int]) -> None:
         assert node.parent.children[node.digest] is node
         assert node.depth == node.parent.depth + PAGE
         assert len(node.keys) == PAGE
-        assert node.children or node.snapshots or users[node.page]
+        assert node.children or node.tails or users[node.page]
+        assert node.parent._known == _bytes(node.parent)
     for snapshot in cache.snapshots:
-        assert snapshot in snapshot.node.snapshots
+        assert snapshot.kept
+        assert snapshot.node._known == _bytes(snapshot.node)
         assert len(snapshot.tail) < PAGE
         assert snapshot.node.parent is None or snapshot.node in nodes
-    assert sum(len(node.snapshots) for node in nodes) <= len(cache.snapshots)
+    assert sum(len(node.tails) for node in nodes) <= len(cache.snapshots)
+
+
+def _bytes(node: Any) -> list[bytes]:
+    return sorted([*(child.keys.tobytes() for child in node.children.values()), *node.tails])
 
 
 def poison(engine: Engine) -> None:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ingot.engine.keys import chained
-from ingot.engine.prefix_cache import LEAST_TOKENS, PRIORS, Node, PrefixCache, Snapshot
+from ingot.engine.prefix_cache import LEAST_TOKENS, PRIORS, PrefixCache
+from ingot.engine.prefix_tree import Node, Snapshot
 from ingot.engine.sequence import Sequence
 from ingot.ops import PAGE
 
@@ -143,7 +144,7 @@ class Disk:
     def _record(self) -> _Record | None:
         """The next one to be written; None: the first snapshot that was behind is no more."""
         snapshot = self._behind[0]
-        if snapshot not in snapshot.node.snapshots:  # memory was needed
+        if not snapshot.kept:  # memory was needed
             self._give_up()
             return None
         self._missing = self._missing or self._records(snapshot)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ingot.engine.keys import Keys, keys_of
-from ingot.engine.prefix_cache import LEAST_TOKENS, Match, Snapshot
+from ingot.engine.prefix_cache import LEAST_TOKENS, Match
+from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Mark, Request, Reuse
 from ingot.engine.run import Run
 from ingot.engine.sampler import Sampler
@@ -110,7 +111,7 @@ class Opening:
         if restored is None:
             known = match.snapshot
             # an attempt that failed may have cost it
-            return match if known is None or known in known.node.snapshots else self.match(waiting)
+            return match if known is None or known.kept else self.match(waiting)
         length = sequence.length
         snapshot = self.cache.snapshot(sequence, restored.kind)
         return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)

@@ -11,15 +11,17 @@ read everything.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from ingot.engine.keys import COLUMNS, chained, origin
+from ingot.engine.prefix_tree import Node, Snapshot
 from ingot.engine.sequence import Sequence, StatePool
 from ingot.ops import PAGE
 
@@ -30,54 +32,9 @@ log = logging.getLogger("ingot")
 PRIORS = {"system": 8.0, "breakpoint": 6.0, "junction": 4.0, "turn": 3.0, "media": 3.0, "end": 2.0, "middle": 1.0}
 HALF_LIFE_S = 1800.0  # a conversation that rests for half an hour is half as likely to go on (taste)
 LEAST_TOKENS = 16  # between two snapshots: reading fewer again costs less than keeping a state (taste)
-MOST_SNAPSHOTS = 1024  # choosing which one goes looks at all of them: 5 ms (taste)
+MOST_SNAPSHOTS = 1024  # more would be for models whose states are small, which read again as fast (taste)
+CANDIDATES = 64  # to go are looked at, any of them: 1 ms (taste)
 SHOWN = 16  # ids that a divergence shows
-
-
-@dataclass(eq=False)
-class Node:
-    """A full page: `keys` [64,8] of its tokens, `depth` tokens up to its last, and their `digest`."""
-
-    parent: Node | None
-    digest: bytes
-    keys: np.ndarray
-    page: int
-    depth: int
-    children: dict[bytes, Node] = field(default_factory=dict)
-    snapshots: list[Snapshot] = field(default_factory=list)
-
-    def path(self) -> list[Node]:
-        """The nodes from the first page to this one."""
-        above: list[Node] = []
-        node = self
-        while node.parent is not None:
-            above.append(node)
-            node = node.parent
-        return above[::-1]
-
-
-@dataclass(eq=False)
-class Snapshot:
-    """The recurrent state, in a `slot` of the pools, after a node's tokens and those of `tail` [n,8], n < 64, whose
-    keys and values begin the page `page` (-1: no tail)."""
-
-    node: Node
-    tail: np.ndarray
-    page: int
-    slot: int
-    kind: str
-    used: float
-    hits: int = 0
-
-    @property
-    def position(self) -> int:
-        """Tokens before it."""
-        return self.node.depth + len(self.tail)
-
-    @property
-    def pages(self) -> list[int]:
-        """The pages of its tokens."""
-        return [*(node.page for node in self.node.path()), *([self.page] if len(self.tail) else [])]
 
 
 @dataclass(frozen=True)
@@ -108,6 +65,7 @@ class PrefixCache:
         self.disk: Any = None  # the second tier, `engine/disk.py: Disk`
         self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()  # alive while a page or a sequence needs it
         self._snapshots: dict[Snapshot, None] = {}
+        self._dice = random.Random(0)
         states.reclaim = self.evict
 
     @property
@@ -141,7 +99,9 @@ class PrefixCache:
             return Match()
         while child := node.children.get(chained(node.digest, keys[node.depth : node.depth + PAGE])):
             node = child
-        overlap, expected = _closest(node, keys[node.depth :][:PAGE])
+        overlap, known = node.closest(keys[node.depth :])
+        # a picture's tokens have no ids
+        expected = tuple(int(row[0]) for row in known[:SHOWN] if not row[4:].any())
         return Match(node.depth + overlap, _deepest(node, keys[:-1]), expected)
 
     def restore(self, sequence: Sequence, snapshot: Snapshot) -> None:
@@ -170,7 +130,8 @@ class PrefixCache:
             child = node.children.get(digest)
             if child is None:
                 page = int(sequence.pages[at // PAGE])
-                child = node.children[digest] = Node(node, digest, keys.copy(), page, at + PAGE)
+                child = Node(node, digest, keys.copy(), page, at + PAGE)
+                node.grow(child)
                 self.states.keep(page)
             else:
                 self._swap(sequence, at // PAGE, child.page)
@@ -198,11 +159,14 @@ class PrefixCache:
         self.trim()
 
     def evict(self) -> bool:
-        """Forget the snapshot that is worth least, with the pages that led only there; False: there is none."""
+        """Forget the snapshot that is worth least, with the pages that led only there; False: there is none. Of many,
+        it is the one of `CANDIDATES`."""
         if not self._snapshots:
             return False
-        now = self.clock()
-        self.drop(min(self._snapshots, key=lambda snapshot: self._worth(snapshot, now)))
+        now, candidates = self.clock(), self.snapshots
+        if len(candidates) > CANDIDATES:
+            candidates = self._dice.sample(candidates, CANDIDATES)
+        self.drop(min(candidates, key=lambda snapshot: self._worth(snapshot, now)))
         self.evictions += 1
         return True
 
@@ -231,7 +195,7 @@ class PrefixCache:
     def drop(self, snapshot: Snapshot) -> None:
         """Forget a snapshot, and the pages that lead to nothing else."""
         del self._snapshots[snapshot]
-        snapshot.node.snapshots.remove(snapshot)
+        snapshot.node.unhang(snapshot)
         self.states.give_slot(snapshot.slot)
         self.states.snapshots -= 1
         if len(snapshot.tail):
@@ -245,11 +209,11 @@ class PrefixCache:
 
     def prune(self, node: Node | None) -> None:
         """Forget a page, and those above it, that lead to no snapshot and that no sequence uses."""
-        while node is not None and not (node.children or node.snapshots):
+        while node is not None and not (node.children or node.tails):
             parent = node.parent
             if parent is None or self.states.users(node.page):
                 return
-            del parent.children[node.digest]
+            parent.lose(node)
             self.states.forget(node.page)
             node = parent
 
@@ -258,10 +222,10 @@ class PrefixCache:
             return None
         self.extend(sequence)
         node, tail = sequence.node, sequence.keys[sequence.node.depth : sequence.length]
-        for there in node.snapshots:
-            if np.array_equal(there.tail, tail):  # the same tokens, the same state
-                there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
-                return there
+        there = node.tails.get(tail.tobytes())
+        if there is not None:  # the same tokens, the same state
+            there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
+            return there
         self.states.settle(sequence)
         slot = self._slot() if copied else sequence.slot
         if slot is None:
@@ -274,7 +238,7 @@ class PrefixCache:
         if len(tail):
             self.states.keep(page)
         snapshot = Snapshot(node, tail.copy(), page, slot, kind, self.clock())
-        node.snapshots.append(snapshot)
+        node.hang(snapshot)
         self._snapshots[snapshot] = None
         self.states.snapshots += 1
         return snapshot
@@ -306,45 +270,26 @@ class PrefixCache:
         """Tokens since the snapshot before it, and pages that only it keeps."""
         node, states = snapshot.node, self.states
         pages = int(len(snapshot.tail) > 0 and states.is_spare(snapshot.page))
-        before = [len(other.tail) for other in node.snapshots if _begins(snapshot.tail, other.tail)]
-        if before:
-            return len(snapshot.tail) - max(before), pages
-        alone = len(node.snapshots) == 1 and not node.children
+        before = node.begun(snapshot.tail[:-1]) if len(snapshot.tail) else None
+        if before is not None:
+            return snapshot.position - before.position, pages
+        alone = len(node.tails) == 1 and not node.children
         while node.parent is not None:
             pages += alone and states.is_spare(node.page)
-            node = node.parent
-            if node.snapshots:  # its last one may be beside this path: then it saves a few tokens more
-                return snapshot.position - node.depth - max(len(other.tail) for other in node.snapshots), pages
-            alone = alone and len(node.children) == 1
+            keys, node = node.keys, node.parent
+            before = node.begun(keys)
+            if before is not None:
+                return snapshot.position - before.position, pages
+            alone = alone and not node.tails and len(node.children) == 1
         return snapshot.position, pages
-
-
-def _begins(keys: np.ndarray, begun: np.ndarray) -> bool:
-    return len(begun) < len(keys) and bool((keys[: len(begun)] == begun).all())
-
-
-def _closest(node: Node, keys: np.ndarray) -> tuple[int, tuple[int, ...]]:
-    """How many of the first keys are known after a node, and ids that are known after those."""
-    best, overlap = np.zeros((0, COLUMNS), np.int32), 0
-    for known in (*(child.keys for child in node.children.values()), *(other.tail for other in node.snapshots)):
-        count = min(len(known), len(keys))
-        if len(best) and (count <= overlap or known[overlap, 0] != keys[overlap, 0]):
-            continue
-        differs = (known[:count] != keys[:count]).any(axis=1)
-        same = int(differs.argmax()) if differs.any() else count
-        if same > overlap or not len(best):
-            best, overlap = known, same
-    # a picture's tokens have no ids
-    return overlap, tuple(int(row[0]) for row in best[overlap : overlap + SHOWN] if not row[4:].any())
 
 
 def _deepest(node: Node, keys: np.ndarray) -> Snapshot | None:
     """The last snapshot before or at the end of these keys, which go through a node."""
     above: Node | None = node
     while above is not None:
-        rest = keys[above.depth :]
-        known = [s for s in above.snapshots if len(s.tail) <= len(rest) and (rest[: len(s.tail)] == s.tail).all()]
-        if known and above.depth <= len(keys):
-            return max(known, key=lambda snapshot: len(snapshot.tail))
+        found = above.begun(keys[above.depth :]) if above.depth <= len(keys) else None
+        if found is not None:
+            return found
         above = above.parent
     return None

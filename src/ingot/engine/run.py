@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ingot.engine.prefix_cache import Snapshot
+from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Mark, Request, Reuse
 from ingot.engine.sampler import Sampler
 from ingot.engine.sequence import Sequence

@@ -20,7 +20,7 @@ import numpy as np
 from ingot.engine.disk import KINDS
 from ingot.engine.logprobs import logprobs
 from ingot.engine.opening import Opening, Waiting
-from ingot.engine.prefix_cache import Snapshot
+from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Request, Token
 from ingot.engine.run import Part, Run
 from ingot.engine.sampler import answer_seed
