@@ -87,3 +87,10 @@ def test_a_snapshot_knows_whether_it_is_kept(position):
     assert not snapshot.kept
     node.hang(Snapshot(node, snapshot.tail, -1, 0, "end", 0.0))
     assert not snapshot.kept
+
+
+@pytest.mark.parametrize("length", [0, 1, 62, 63])
+def test_a_tail_of_any_length_is_found(length):
+    node = page([keys([1, 256], PAGE)], [keys([1], length)])
+    assert len(node.begun(keys([1], PAGE)).tail) == length
+    assert node.closest(keys([1], PAGE))[0] == max(1, length)
