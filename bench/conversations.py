@@ -20,12 +20,12 @@ from typing import Any
 
 from bench import limits, llama, servers
 from bench.agent_trace import TOOLS, Message, Trace
+from bench.arguments import server_parser
 from bench.checkpoints import official_shape, with_template
 from bench.process import alone
-from bench.results import RESULTS, Record, append, commit, now, read_records
+from bench.results import Record, append, commit, disk_ratios, now, read_records
 from bench.served_load import BIAS, SETTINGS, readable
 from bench.servers import Answered, Server
-from bench.side_by_side import WORK
 from ingot.prompt import Tokenizer
 from ingot.spec import read_config
 from ingot.spec.cost import kv_bytes, state_bytes
@@ -34,6 +34,10 @@ TEMPLATE = Path(__file__).resolve().parents[1] / "tests/data/templates/0.8B_2B.j
 STYLES = ("returned", "dropped", "edited")
 TURNS, CUT_AT = 8, (5, 7)  # turns before which the style "edited" cuts the oldest result that is whole
 END_BIAS = 100  # of the token that ends an answer, where it may
+# a person who reads and types takes as long (taste); 6 s did not suffice for 1,650 tokens behind 12,000, on two cores
+PAUSE = (
+    "seconds in which the user reads an answer and types, and the server reads the turn again; 6 were too short at 12k"
+)
 SLACK = 64  # tokens that may be computed again beside what is new and the last visible answer
 
 
@@ -228,9 +232,9 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def disk(record: Mapping[str, Any]) -> str:
     """Bytes on disk beside those of keys, values and one state a request, and a question of the user's."""
-    kept, state = record["disk_bytes"], record["state_bytes"]
-    ratios = [kept / (record["kv_bytes"] + count * state) for count in (len(record["asked"]), TURNS)]
-    return f"disk {kept / 1e6:.0f} MB, {ratios[0]:.2f} x (KV + a state a request), {ratios[1]:.2f} x (... a question)"
+    request, question = disk_ratios(record)
+    told = f"disk {record['disk_bytes'] / 1e6:.0f} MB"
+    return f"{told}, {request:.2f} x (KV + a state a request), {question:.2f} x (KV + a state a question)"
 
 
 def _key(args: argparse.Namespace, style: str, who: str) -> dict[str, Any]:
@@ -245,27 +249,17 @@ def _done(args: argparse.Namespace, style: str, who: str) -> bool:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.conversations", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--size", default="0.8B", help="0.8B, 2B, 4B or 9B")
-    parser.add_argument("--format", default="q4", help="of ours; the peer's file has equal bits")
+    parser = server_parser("conversations", __doc__, ours="--cache-disk auto")
     parser.add_argument("--kv", default="bf16", help="our format of keys and values")
-    parser.add_argument("--peer", help="another of llama.cpp's files: q4_0, q4_k_m")
     parser.add_argument("--style", default=",".join(STYLES), help=f"some of {', '.join(STYLES)}")
     parser.add_argument("--who", default="ours,theirs", help="ours, theirs or both")
     parser.add_argument("--scale", type=float, default=1.0, help="of the texts' lengths; 1 grows to 16k tokens")
     parser.add_argument("--answer", type=int, default=64, help="tokens of each answer")
-    parser.add_argument("--pause", type=float, default=6.0, help="seconds in which the user reads an answer")
+    parser.add_argument("--pause", type=float, default=12.0, help=PAUSE)
     parser.add_argument("--scripted", action="store_true", help="the client writes the model's words too")
     parser.add_argument("--context", type=int, default=20_480, help="tokens of the servers' context")
     parser.add_argument("--parallel", type=int, default=1, help="places of ours")
-    parser.add_argument("--ours", default="--cache-disk auto", help="more options of ingot serve")
     parser.add_argument("--cold", default="", help="its options where nothing may be kept from before")
-    parser.add_argument("--theirs", default="", help="more options of llama-server")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=WORK, help=f"gigabytes go here (default: {WORK})")
-    parser.add_argument("--llama", type=Path, help="where the llama-cpp-python sdist is unpacked (default: WORK)")
-    parser.add_argument("--lock", type=Path, help="a file that other measurements on this machine lock too")
-    parser.add_argument("--out", type=Path, default=RESULTS / "conversations.jsonl")
     return parser.parse_args()
 
 

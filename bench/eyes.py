@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.arguments import WORK
 from bench.checkpoints import official_shape
-from bench.side_by_side import WORK
 from ingot.spec import VisionConfig
 
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 import ingot
+from bench.arguments import WORK
 from bench.checkpoints import official_shape
-from bench.side_by_side import WORK
 from bench.start import forget
 from ingot.engine import Engine, Mark, Request, SamplingParams
 from ingot.spec.cost import kv_bytes

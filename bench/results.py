@@ -34,6 +34,16 @@ def append(path: Path, record: Record) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+def disk_ratios(record: Record) -> tuple[float, float]:
+    """A conversation's bytes on disk over those of its keys, its values and a recurrent state a request, and over those
+    with a state a question of the user's."""
+    counts = len(record["asked"]), len({one["turn"] for one in record["asked"]})
+    request, question = (
+        record["disk_bytes"] / (record["kv_bytes"] + count * record["state_bytes"]) for count in counts
+    )
+    return request, question
+
+
 def now() -> str:
     """The time of a record."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

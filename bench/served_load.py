@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from bench import limits, llama, servers
+from bench.arguments import server_parser
 from bench.checkpoints import official_shape
 from bench.process import alone
-from bench.results import RESULTS, Record, append, commit, now, read_records
+from bench.results import Record, append, commit, now, read_records
 from bench.servers import Answered, Server
-from bench.side_by_side import WORK
 from ingot.prompt import Tokenizer
 
 WARM_UP = 1000  # the seed of an answer that is not counted
@@ -191,23 +191,13 @@ def _done(args: argparse.Namespace, peer: str, users: int) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.served_load", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--size", default="0.8B", help="0.8B, 2B, 4B or 9B")
-    parser.add_argument("--format", default="q4", help="of ours; the peer's file has equal bits")
-    parser.add_argument("--peer", help="another of llama.cpp's files: q4_0, q4_k_m")
+    parser = server_parser("served_load", __doc__)
     parser.add_argument("--users", default="1,4,8,16", help="how many at a time: a cell each")
     parser.add_argument("--prompt", type=int, default=256, help="tokens")
     parser.add_argument("--answer", type=int, default=96, help="tokens")
     parser.add_argument("--requests", type=int, default=2, help="answers to each user, one after the other")
     parser.add_argument("--least", type=int, default=6, help="answers in a cell at least")
     parser.add_argument("--runs", type=int, default=1, help="pairs of each cell")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--ours", default="", help="more options of ingot serve")
-    parser.add_argument("--theirs", default="", help="more options of llama-server")
-    parser.add_argument("--work", type=Path, default=WORK, help=f"gigabytes go here (default: {WORK})")
-    parser.add_argument("--llama", type=Path, help="where the llama-cpp-python sdist is unpacked (default: WORK)")
-    parser.add_argument("--lock", type=Path, help="a file that other measurements on this machine lock too")
-    parser.add_argument("--out", type=Path, default=RESULTS / "served_load.jsonl")
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.results import PEER_NAMES, RESULTS, Record, read_records
+from bench.results import PEER_NAMES, RESULTS, Record, disk_ratios, read_records
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs/bench.md"
 NOTHING = "Nothing has been measured yet."
@@ -22,7 +22,7 @@ COLUMNS = (  # of a load: title, key, digits
 
 TITLES = (  # of a conversation
     *("client", "server", "prompts", "computed again", "most over the bound", "first token p50 (s)", "longest (s)"),
-    *("after a restart (s)", "cold (s)"),
+    *("after a restart (s)", "cold (s)", "disk (MB)", "over a state a request", "a question"),
 )
 
 
@@ -63,8 +63,10 @@ def conversation_table(records: Sequence[Record]) -> str:
     end = max(row["asked"][-1]["prompt"] for row in newest.values())
     about = (
         f"Sixteen requests in eight turns, growing to {end:,} tokens; the first, which is cold, is left out. The bound "
-        f"of a request: tokens that\nthe client wrote since the last, those of the last visible answer, and 64. "
-        f"{last['threads']} threads of {last['machine']['cpu']}.\nRandom weights: speed only."
+        f"of a request: tokens that\nthe client wrote since the last, those of the last visible answer, and 64. After "
+        f"each turn the client pauses for {last['pause']:g} seconds.\nThe states on disk: megabytes, and over the "
+        f"bytes of all keys, values and one recurrent state a request, or a question (two requests).\n"
+        f"{last['threads']} threads of {last['machine']['cpu']}. Random weights: speed only."
     )
     return "\n".join([*lines, "", about])
 
@@ -77,7 +79,13 @@ def _conversation(row: Record) -> str:
     cells += [f"{sum(one[key] for one in asked):,}" for key in ("prompt", "recomputed")]
     cells += [f"{over:,}" if over > 0 else "none", f"{statistics.median(seconds):.2f}", f"{seconds[-1]:.2f}"]
     cells += [f"{row[key]['first_s']:.2f}" if key in row else "–" for key in ("restarted", "cold")]
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cells + _disk(row)) + " |"
+
+
+def _disk(row: Record) -> list[str]:
+    if not row.get("disk_bytes"):
+        return ["–"] * 3
+    return [f"{row['disk_bytes'] / 1e6:,.0f}", *(f"{ratio:.2f}×" for ratio in disk_ratios(row))]
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {

@@ -8,18 +8,20 @@ weights are random.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 import ingot
+from bench.arguments import WORK
 from bench.checkpoints import official_shape
-from bench.side_by_side import WORK
+from ingot.answering import Job
 from ingot.language_model import LanguageModel
 from ingot.memory import available
 from ingot.options import Options
@@ -54,78 +56,96 @@ class WatchedThread(EngineThread):
         ticket.mailbox.note(())  # type: ignore[attr-defined]
 
 
-def asked(engine: EngineThread, tokens: int, answer: int) -> Watch:
-    """A request for `answer` tokens after random ids."""
-    watch, options = Watch(), Options(max_tokens=answer, ignore_eos=True, sampling={"temperature": 0})
-    ids = np.random.default_rng(tokens).integers(0, 200_000, tokens)
-    engine.submit(Ticket.of(engine.model.text_job(ids.tolist(), options), options, watch, 0))
-    return watch
-
-
-def measured(model: LanguageModel, slice_s: float) -> str:
-    """One run: a stream; half a way through it a long prompt, and then a short one."""
-    engine_thread.SLICE_S = slice_s
-    engine = WatchedThread(model, plan(model.engine, 4, 8192, available()))
-    threading.Thread(target=engine.run, daemon=True).start()
-    asked(engine, 300, 8).over.wait()
-    stream = asked(engine, 20, STREAM)
-    time.sleep(1.5)
-    before, long = len(stream.times), asked(engine, LONG, 2)
-    time.sleep(0.5)
-    short = asked(engine, SHORT, 2)
-    short.over.wait(), long.over.wait()
-    after = len(stream.times)
-    stream.over.wait()
-    engine.stop()
-    gaps = [1000 * (b - a) for a, b in pairwise(stream.times)]
-    alone, beside = statistics.median(gaps[: before - 1]), gaps[before - 1 : after - 1]
-    return (
-        f"slice {slice_s:g} s: a token every {alone:.0f} ms alone; while {LONG:,} tokens are read every "
-        f"{statistics.median(beside):.0f} ms, longest {max(beside):.0f}; first token of the long prompt after "
-        f"{long.times[0] - long.asked:.1f} s, of {SHORT} tokens beside it after {short.times[0] - short.asked:.2f} s"
-    )
-
-
-def shown(engine: EngineThread, width: int, height: int, seed: int) -> tuple[Ticket, Watch]:
-    """A request about a random picture."""
-    watch, options = Watch(), Options(max_tokens=2, ignore_eos=True, sampling={"temperature": 0})
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    message = {"role": "user", "content": [{"type": "image", "image": image}]}
-    job = engine.model.chat_job([message], None, None, options)
-    watch.asked = time.perf_counter()
+def submitted(engine: EngineThread, job: Job, options: Options) -> tuple[Ticket, Watch]:
+    """The request, on its way."""
+    watch = Watch()
     ticket = Ticket.of(job, options, watch, 0)
     engine.submit(ticket)
     return ticket, watch
 
 
-def measured_picture(model: LanguageModel, slice_s: float, width: int, height: int) -> str:
-    """One run: a stream; half a way through it a picture, and then one whose client leaves."""
+def asked(engine: EngineThread, tokens: int, answer: int) -> Watch:
+    """A request for `answer` tokens after random ids."""
+    options = Options(max_tokens=answer, ignore_eos=True, sampling={"temperature": 0})
+    ids = np.random.default_rng(tokens).integers(0, 200_000, tokens)
+    return submitted(engine, engine.model.text_job(ids.tolist(), options), options)[1]
+
+
+def shown(engine: EngineThread, width: int, height: int, seed: int) -> tuple[Ticket, Watch]:
+    """A request about a random picture."""
+    options = Options(max_tokens=2, ignore_eos=True, sampling={"temperature": 0})
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    message = {"role": "user", "content": [{"type": "image", "image": image}]}
+    return submitted(engine, engine.model.chat_job([message], None, None, options), options)
+
+
+@contextlib.contextmanager
+def running(model: LanguageModel, slice_s: float) -> Iterator[EngineThread]:
+    """The engine's thread, its slices bounded so."""
     engine_thread.SLICE_S = slice_s
-    model.engine.eyes._kept.clear()
     engine = WatchedThread(model, plan(model.engine, 4, 8192, available()))
     thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
-    shown(engine, 64, 64, 0)[1].over.wait()  # the tower is loaded
-    stream = asked(engine, 20, 20 * STREAM)
-    time.sleep(1.5)
-    before, (_, seen) = len(stream.times), shown(engine, width, height, 1)
-    seen.over.wait()
-    after = len(stream.times)
-    ticket, _ = shown(engine, width, height, 2)
-    time.sleep(0.5)
-    began = time.perf_counter()
-    engine.cancel(ticket)
-    while engine.waiting:
-        time.sleep(0.001)
-    cancelled = time.perf_counter() - began
+    yield engine
     engine.stop()
     thread.join()
+
+
+def gone_on(engine: EngineThread, answer: int) -> tuple[Watch, int]:
+    """A stream that has run for 1.5 seconds, and its tokens so far."""
+    stream = asked(engine, 20, answer)
+    time.sleep(1.5)
+    return stream, len(stream.times)
+
+
+def paces(stream: Watch, before: int, after: int, meanwhile: str) -> str:
+    """How often a token came up to the one numbered `before`, and from there to `after`."""
     gaps = [1000 * (b - a) for a, b in pairwise(stream.times)]
     alone, beside = statistics.median(gaps[: before - 1]), gaps[before - 1 : after - 1]
     return (
-        f"slice {slice_s:g} s: a token every {alone:.0f} ms alone; while {width} x {height} pixels are seen every "
-        f"{statistics.median(beside):.0f} ms, longest {max(beside):.0f}; first token about the picture after "
-        f"{seen.times[0] - seen.asked:.1f} s; a second one is dropped {1000 * cancelled:.0f} ms after its client left"
+        f"a token every {alone:.0f} ms alone; while {meanwhile} every {statistics.median(beside):.0f} ms, "
+        f"longest {max(beside):.0f}"
+    )
+
+
+def measured(model: LanguageModel, slice_s: float) -> str:
+    """One run: a stream; half a way through it a long prompt, and then a short one."""
+    with running(model, slice_s) as engine:
+        asked(engine, 300, 8).over.wait()
+        stream, before = gone_on(engine, STREAM)
+        long = asked(engine, LONG, 2)
+        time.sleep(0.5)
+        short = asked(engine, SHORT, 2)
+        short.over.wait(), long.over.wait()
+        after = len(stream.times)
+        stream.over.wait()
+    return (
+        f"slice {slice_s:g} s: {paces(stream, before, after, f'{LONG:,} tokens are read')}; first token of the long "
+        f"prompt after {long.times[0] - long.asked:.1f} s, of {SHORT} tokens beside it after "
+        f"{short.times[0] - short.asked:.2f} s"
+    )
+
+
+def measured_picture(model: LanguageModel, slice_s: float, width: int, height: int) -> str:
+    """One run: a stream; half a way through it a picture, and then one whose client leaves."""
+    model.engine.eyes._kept.clear()
+    with running(model, slice_s) as engine:
+        shown(engine, 64, 64, 0)[1].over.wait()  # the tower is loaded
+        stream, before = gone_on(engine, 20 * STREAM)
+        _, seen = shown(engine, width, height, 1)
+        seen.over.wait()
+        after = len(stream.times)
+        ticket, _ = shown(engine, width, height, 2)
+        time.sleep(0.5)
+        began = time.perf_counter()
+        engine.cancel(ticket)
+        while engine.waiting:
+            time.sleep(0.001)
+        cancelled = time.perf_counter() - began
+    return (
+        f"slice {slice_s:g} s: {paces(stream, before, after, f'{width} x {height} pixels are seen')}; first token "
+        f"about the picture after {seen.times[0] - seen.asked:.1f} s; a second one is dropped "
+        f"{1000 * cancelled:.0f} ms after its client left"
     )
 
 

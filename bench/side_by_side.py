@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import limits, llama
+from bench import arguments, limits, llama
 from bench.checkpoints import official_shape
 from bench.process import Ran, alone, environment, run
-from bench.results import RESULTS, append, commit, now, read_records
-
-WORK = Path.home() / ".cache/ingot-bench"
+from bench.results import append, commit, now, read_records
 
 
 @dataclass(frozen=True)
@@ -187,19 +184,13 @@ def _done(args: argparse.Namespace, fmt: str, peer: str, cell: str) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.side_by_side", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--size", default="0.8B", help="0.8B, 2B, 4B or 9B")
+    parser = arguments.parser("side_by_side", __doc__)
     parser.add_argument("--formats", default="q4,q8,bf16", help="of ours; each has its peer's file with equal bits")
     parser.add_argument("--kv", help="our format of keys and values (default: load's)")
     parser.add_argument("--cells", help=f"some of: {', '.join(CELLS)} (default: all)")
     parser.add_argument("--runs", type=int, default=5, help="pairs of each cell")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--all-peers", action="store_true", help="q4 also beside Q4_0 and Q4_K_M as people run them")
     parser.add_argument("--tune-only", action="store_true", help="build, convert, find llama.cpp's settings, stop")
-    parser.add_argument("--work", type=Path, default=WORK, help=f"gigabytes go here (default: {WORK})")
-    parser.add_argument("--llama", type=Path, help="where the llama-cpp-python sdist is unpacked (default: WORK)")
-    parser.add_argument("--lock", type=Path, help="a file that other measurements on this machine lock too")
-    parser.add_argument("--out", type=Path, default=RESULTS / "side_by_side.jsonl")
     return parser.parse_args()
 
 

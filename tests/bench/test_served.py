@@ -141,8 +141,8 @@ def test_a_scripted_conversation_has_the_clients_words(server, monkeypatch):
 
 
 def conversation(who, style, recomputed):
-    asked = [{"prompt": 90, "recomputed": 90, "bound": 10, "first_s": 9.0}]
-    asked += [{"prompt": 100, "recomputed": n, "bound": 10, "first_s": n / 10} for n in recomputed]
+    asked = [{"turn": 1, "prompt": 90, "recomputed": 90, "bound": 10, "first_s": 9.0}]
+    asked += [{"turn": 2, "prompt": 100, "recomputed": n, "bound": 10, "first_s": n / 10} for n in recomputed]
     same = {"commit": "a", "size": "0.8B", "format": "q4", "scale": 1.0, "answer": 64, "pause": 6.0, "scripted": False}
     return {**same, "threads": 2, "machine": MACHINE, "who": who, "style": style, "asked": asked}
 
@@ -151,17 +151,18 @@ def test_the_table_of_conversations():
     ours = conversation("ours", "dropped", [5, 7, 9]) | {
         "restarted": {"first_s": 0.5},
         "cold": {"first_s": 20.0},
-        "disk_bytes": 90,
-        "kv_bytes": 20,
-        "state_bytes": 10,
+        "disk_bytes": 90 * 130_000,
+        "kv_bytes": 20 * 130_000,
+        "state_bytes": 10 * 130_000,
     }
     shown = served_results.conversation_table([ours, conversation("theirs", "dropped", [5, 20, 30])])
-    assert "| dropped | ours | 300 | 21 | none | 0.70 | 0.90 | 0.50 | 20.00 |" in shown
-    assert "| dropped | llama-server | 300 | 55 | 20 | 2.00 | 3.00 | – | – |" in shown
+    assert "| dropped | ours | 300 | 21 | none | 0.70 | 0.90 | 0.50 | 20.00 | 12 | 1.50× | 2.25× |" in shown
+    assert "| dropped | llama-server | 300 | 55 | 20 | 2.00 | 3.00 | – | – | – | – | – |" in shown
+    assert "pauses for 6 seconds" in shown
     told = summary(ours)
     assert "0 of 3 requests over the bound" in told
     assert "(2.5%)" in told
-    assert "1.50 x (KV + a state a request), 0.90 x (" in told
+    assert "disk 12 MB, 1.50 x (KV + a state a request), 2.25 x (KV + a state a question)" in told
 
 
 def test_the_table_of_loads():
