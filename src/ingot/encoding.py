@@ -11,7 +11,7 @@ import numpy as np
 
 from ingot.answer import Prompt
 from ingot.engine import Visual
-from ingot.prompt import AnswerMemory, ChatTemplate, Medium, Tokenizer, TurnTokens, render_with_media
+from ingot.prompt import AnswerMemory, ChatTemplate, Medium, Tokenizer, TurnEncoder, TurnTokens, render_with_media
 from ingot.prompt.breakpoints import probes
 from ingot.prompt.marks import marks, tokens_in
 from ingot.prompt.media import TEXT_ONLY, AllowUrls, Picture, Preprocessor, expand, open_image, open_video
@@ -48,7 +48,7 @@ class Encoder:
     ) -> None:
         self.config, self.tokenizer, self.template = config, tokenizer, template
         self.preprocessor, self.allow_urls = preprocessor, allow_urls
-        self.answers = AnswerMemory(tokenizer)
+        self.answers, self._encoder = AnswerMemory(tokenizer), TurnEncoder(tokenizer)
         self._turns = TurnTokens.of(tokenizer)
 
     def text(self, text: str) -> Prompt:
@@ -87,8 +87,9 @@ class Encoder:
         return Prompt(ids, text_positions(len(ids)), shared, marks=self._marks(ids, (), ())) if len(ids) else None
 
     def _ids(self, text: str, salt: str | None) -> np.ndarray:
-        ids = np.asarray(self.tokenizer.encode(text), np.int32)
-        return ids if salt is None else self.answers.splice(ids, salt)
+        if salt is None:
+            return np.array(self.tokenizer.encode(text), np.int32)
+        return self.answers.splice(self._encoder.encode(text, salt), salt)
 
     def _breaks(self, chat: Chat, text: str, ids: np.ndarray) -> list[int]:
         """The tokens before each of the client's breakpoints."""

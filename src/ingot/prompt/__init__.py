@@ -16,6 +16,7 @@ from ingot.prompt.template import (
     render_with_media,
 )
 from ingot.prompt.tokenizer import StreamDecoder, Tokenizer
+from ingot.prompt.turn_encoder import TurnEncoder
 from ingot.prompt.turns import TurnTokens
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "StreamDecoder",
     "Tokenizer",
     "ToolCallDelta",
+    "TurnEncoder",
     "TurnTokens",
     "byte_alphabet",
     "default_template",
