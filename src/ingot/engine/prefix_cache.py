@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ingot.engine.keys import COLUMNS, chained, origin
+from ingot.engine.keys import COLUMNS, alike, chained, origin
 from ingot.engine.sequence import Sequence, StatePool
 from ingot.ops import PAGE
 
@@ -105,6 +105,7 @@ class PrefixCache:
     def __init__(self, states: StatePool, budget: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.states, self.budget, self.clock = states, budget, clock
         self.evictions, self.compared, self.mismatches = 0, 0, 0
+        self.changes = 0  # with each of which `match` may find something else
         self.disk: Any = None  # the second tier, `engine/disk.py: Disk`
         self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()  # alive while a page or a sequence needs it
         self._snapshots: dict[Snapshot, None] = {}
@@ -172,6 +173,7 @@ class PrefixCache:
                 page = int(sequence.pages[at // PAGE])
                 child = node.children[digest] = Node(node, digest, keys.copy(), page, at + PAGE)
                 self.states.keep(page)
+                self.changes += 1
             else:
                 self._swap(sequence, at // PAGE, child.page)
             node = child
@@ -234,6 +236,7 @@ class PrefixCache:
         snapshot.node.snapshots.remove(snapshot)
         self.states.give_slot(snapshot.slot)
         self.states.snapshots -= 1
+        self.changes += 1
         if len(snapshot.tail):
             self.states.forget(snapshot.page)
         self.prune(snapshot.node)
@@ -250,6 +253,7 @@ class PrefixCache:
             if parent is None or self.states.users(node.page):
                 return
             del parent.children[node.digest]
+            self.changes += 1
             self.states.forget(node.page)
             node = parent
 
@@ -277,6 +281,7 @@ class PrefixCache:
         node.snapshots.append(snapshot)
         self._snapshots[snapshot] = None
         self.states.snapshots += 1
+        self.changes += 1
         return snapshot
 
     def _slot(self) -> int | None:
@@ -306,9 +311,10 @@ class PrefixCache:
         """Tokens since the snapshot before it, and pages that only it keeps."""
         node, states = snapshot.node, self.states
         pages = int(len(snapshot.tail) > 0 and states.is_spare(snapshot.page))
-        before = [len(other.tail) for other in node.snapshots if _begins(snapshot.tail, other.tail)]
+        length, tails = len(snapshot.tail), (other.tail for other in node.snapshots)
+        before = [len(tail) for tail in tails if len(tail) < length and alike(tail, snapshot.tail) == len(tail)]
         if before:
-            return len(snapshot.tail) - max(before), pages
+            return length - max(before), pages
         alone = len(node.snapshots) == 1 and not node.children
         while node.parent is not None:
             pages += alone and states.is_spare(node.page)
@@ -319,19 +325,13 @@ class PrefixCache:
         return snapshot.position, pages
 
 
-def _begins(keys: np.ndarray, begun: np.ndarray) -> bool:
-    return len(begun) < len(keys) and bool((keys[: len(begun)] == begun).all())
-
-
 def _closest(node: Node, keys: np.ndarray) -> tuple[int, tuple[int, ...]]:
     """How many of the first keys are known after a node, and ids that are known after those."""
     best, overlap = np.zeros((0, COLUMNS), np.int32), 0
     for known in (*(child.keys for child in node.children.values()), *(other.tail for other in node.snapshots)):
-        count = min(len(known), len(keys))
-        if len(best) and (count <= overlap or known[overlap, 0] != keys[overlap, 0]):
+        if len(best) and (min(len(known), len(keys)) <= overlap or known[overlap, 0] != keys[overlap, 0]):
             continue
-        differs = (known[:count] != keys[:count]).any(axis=1)
-        same = int(differs.argmax()) if differs.any() else count
+        same = alike(known, keys)
         if same > overlap or not len(best):
             best, overlap = known, same
     # a picture's tokens have no ids
