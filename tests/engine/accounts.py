@@ -13,8 +13,11 @@ from ingot.ops import PAGE
 def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     """AssertionError where two claim a row that cannot be shared, or nobody has a row that is taken."""
     states, cache = engine.states, engine.cache
+    for waiting in [waiting for scheduler in schedulers for waiting in scheduler._waiting]:
+        if waiting.seen == cache.changes:
+            assert waiting.match == cache.match(waiting.keys, waiting.request.salt)
     runs = [run for scheduler in schedulers for run in scheduler._runs]
-    runs += [scheduler._idler[1] for scheduler in schedulers if scheduler._idler]
+    runs += [run for scheduler in schedulers if (run := scheduler._idle.run)]
     nodes, snapshots = list(cache.nodes()), cache.snapshots
     slots = [run.sequence.slot for run in runs] + [snapshot.slot for snapshot in snapshots]
     assert len(set(slots)) == len(slots) == states._slots.taken

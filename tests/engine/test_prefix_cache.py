@@ -214,6 +214,23 @@ def test_a_page_that_only_a_snapshot_has_counts_at_once() -> None:
         check_accounts(made, scheduler)
 
 
+def test_a_prompt_that_waits_is_looked_up_once(monkeypatch):
+    """However often one asks for room; and again when the cache has changed."""
+    made = engine()
+    one(made, asked(STREAM[:100], marks=(Mark(80, "turn"),)))
+    scheduler, looked, match = Scheduler(made, 1), [], made.cache.match
+    monkeypatch.setattr(made.cache, "match", lambda *args: looked.append(1) or match(*args))
+    waiting = scheduler.checked(asked(STREAM[:200]))
+    assert [scheduler.has_room(waiting) for _ in range(3)] == [True] * 3
+    assert scheduler.known(waiting) == 80
+    assert len(looked) == 1
+    made.cache.clear()
+    assert scheduler.known(waiting) == 0
+    scheduler.add(waiting)
+    assert told(next(iter(answers(scheduler).values()))) == cold(waiting.request)
+    assert len(looked) == 2
+
+
 def test_what_is_read_idly_is_in_nobodys_way():
     """A request for which there is room only without it has room."""
     made = engine(states=8)
@@ -223,7 +240,7 @@ def test_what_is_read_idly_is_in_nobodys_way():
     scheduler.idle_step()
     request = asked(STREAMS[2][:600])
     assert made.states.tokens_held > 0
-    assert scheduler.has_room(request)
+    assert scheduler.has_room(scheduler.checked(request))
     scheduler.add(request)
     assert told(next(iter(answers(scheduler).values()))) == cold(request)
     check_accounts(made)

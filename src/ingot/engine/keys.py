@@ -38,6 +38,13 @@ def chained(parent: bytes, keys: np.ndarray) -> bytes:
     return _digest(parent + keys.tobytes())
 
 
+def alike(keys: np.ndarray, others: np.ndarray) -> int:
+    """With how many equal rows both begin."""
+    count = min(len(keys), len(others))
+    differs = (keys[:count] != others[:count]).any(axis=1)
+    return int(differs.argmax()) if differs.any() else count
+
+
 class Keys:
     """Keys of a sequence that grows."""
 

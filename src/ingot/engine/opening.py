@@ -31,7 +31,7 @@ JUNCTION = 64
 @dataclass(eq=False)
 class Waiting:
     """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
-    still wanted."""
+    still wanted. `match` is what the prefix cache had when it had `seen` so many changes."""
 
     request: Request
     ids: np.ndarray
@@ -39,6 +39,8 @@ class Waiting:
     first: int = 0
     answers: list[int] = field(default_factory=list)
     canary: Snapshot | None = None  # what shall be computed again, and be equal
+    match: Match = field(default_factory=Match)
+    seen: int = -1
 
 
 class Opening:
@@ -55,7 +57,11 @@ class Opening:
     def match(self, waiting: Waiting) -> Match:
         """What the prefix cache's memory has of a prompt."""
         request = waiting.request
-        return self.cache.match(waiting.keys, request.salt) if request.cache and self.cache.enabled else Match()
+        if not (request.cache and self.cache.enabled):
+            return Match()
+        if waiting.seen != self.cache.changes:
+            waiting.match, waiting.seen = self.cache.match(waiting.keys, request.salt), self.cache.changes
+        return waiting.match
 
     def tokens(self, request: Request, ids: np.ndarray) -> int:
         """Tokens of the prompt and the longest answer."""

@@ -62,6 +62,7 @@ class PrefixCache:
     def __init__(self, states: StatePool, budget: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.states, self.budget, self.clock = states, budget, clock
         self.evictions, self.compared, self.mismatches = 0, 0, 0
+        self.changes = 0  # with each of which `match` may find something else
         self.disk: Any = None  # the second tier, `engine/disk.py: Disk`
         self._roots: WeakValueDictionary[str, Node] = WeakValueDictionary()  # alive while a page or a sequence needs it
         self._snapshots: dict[Snapshot, None] = {}
@@ -133,6 +134,7 @@ class PrefixCache:
                 child = Node(node, digest, keys.copy(), page, at + PAGE)
                 node.grow(child)
                 self.states.keep(page)
+                self.changes += 1
             else:
                 self._swap(sequence, at // PAGE, child.page)
             node = child
@@ -198,6 +200,7 @@ class PrefixCache:
         snapshot.node.unhang(snapshot)
         self.states.give_slot(snapshot.slot)
         self.states.snapshots -= 1
+        self.changes += 1
         if len(snapshot.tail):
             self.states.forget(snapshot.page)
         self.prune(snapshot.node)
@@ -214,6 +217,7 @@ class PrefixCache:
             if parent is None or self.states.users(node.page):
                 return
             parent.lose(node)
+            self.changes += 1
             self.states.forget(node.page)
             node = parent
 
@@ -241,6 +245,7 @@ class PrefixCache:
         node.hang(snapshot)
         self._snapshots[snapshot] = None
         self.states.snapshots += 1
+        self.changes += 1
         return snapshot
 
     def _slot(self) -> int | None:

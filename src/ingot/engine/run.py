@@ -46,3 +46,18 @@ class Run:
     said: list[int] = field(default_factory=list)
     drafter: Drafter | None = None
     drafts: list[int] = field(default_factory=list)
+
+    def until_mark(self, count: int) -> int:
+        """So many of the tokens that it has not taken, or those up to the next mark: a state can be kept where a pass
+        ends."""
+        count = min(count, len(self.pending))
+        return min(count, self.marks[0].position - self.sequence.length) if self.marks else count
+
+    def part(self, count: int) -> Part:
+        """Its next tokens: what was chosen last and the drafts, or `count` of its prompt."""
+        if self.decodes:
+            ids = np.concatenate([self.pending, np.array(self.drafts, np.int32)])
+            return Part(self.sequence, ids, tried=len(self.drafts))
+        begin, position = self.sequence.length, self.request.position
+        at = None if position is None else position[:, begin : begin + count]
+        return Part(self.sequence, self.pending[:count], at, self.request.visuals)

@@ -7,10 +7,8 @@ changes time and memory, not one bit of an answer (native op set). One thread ow
 from __future__ import annotations
 
 import os
-import random
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingot.engine.disk import KINDS
+from ingot.engine.idle import IdleReader
 from ingot.engine.logprobs import logprobs
 from ingot.engine.opening import Opening, Waiting
 from ingot.engine.prefix_tree import Snapshot
@@ -40,7 +39,6 @@ LEAST_TOKENS = 16
 DRAFT_ROWS = 64
 FINISH_S = 5.0  # that a slow disk may take at the end (taste)
 SLOW_DISK_S = 0.01  # that nobody waits who comes while a disk is too slow for what is handed to it
-IDLE = 8  # prompts that wait to be read in idle time; the oldest is dropped (taste)
 
 
 class Scheduler:
@@ -53,12 +51,10 @@ class Scheduler:
 
     def __init__(self, engine: Engine, width: int, slice_s: float | None = None, canary: float = 0.0) -> None:
         self.engine, self.states, self.width, self.slice_s = engine, engine.states, width, slice_s
-        self.canary = canary
         self.cache = engine.cache
         self._opening = Opening(engine)
         self._waiting: list[Waiting] = []
-        self._idle = deque[Waiting]()
-        self._idler: tuple[Waiting, Run] | None = None  # what is read while nobody waits
+        self._idle = IdleReader(self._opening, self._forward, canary)
         self._runs: list[Run] = []
         self._answers = 0
 
@@ -70,16 +66,21 @@ class Scheduler:
     @property
     def has_idle_work(self) -> bool:
         """Whether `idle_step` has something to do."""
-        return bool(self._idle or self._idler or (self.cache.disk and self.cache.disk.behind))
+        return self._idle.has_work or bool(self.cache.disk and self.cache.disk.behind)
 
     @property
     def running(self) -> int:
         """Answers that have begun and not ended."""
         return sum(1 + len(run.twins) for run in self._runs)
 
-    def add(self, request: Request) -> range:
+    def checked(self, request: Request) -> Waiting:
+        """A request in the form in which it waits, which remembers what was found out about it; ValueError."""
+        return self._opening.checked(request)
+
+    def add(self, request: Request | Waiting) -> range:
         """The numbers of the request's answers. It is checked here, and takes memory when it begins."""
-        waiting = self._opening.checked(request)
+        waiting = request if isinstance(request, Waiting) else self.checked(request)
+        request = waiting.request
         self.states.check(self._opening.tokens(request, waiting.ids), request.n)
         answers = range(self._answers, self._answers + request.n)
         self._answers += request.n
@@ -91,26 +92,22 @@ class Scheduler:
     def add_idle(self, request: Request) -> None:
         """Read a prompt for the prefix cache in `idle_step`s. Of many, the oldest is dropped."""
         if self.cache.enabled:
-            self._idle.append(self._opening.checked(request))
-            while len(self._idle) > IDLE:
-                self._idle.popleft()
+            self._idle.add(self.checked(request))
 
-    def has_room(self, request: Request) -> bool:
+    def has_room(self, waiting: Waiting) -> bool:
         """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
         being read idly gives its own back."""
-        waiting = self._opening.checked(request)
-        if self._idler is not None:
-            self._pause()
-        return self._opening.fits(waiting, self._opening.match(waiting), request.n)
+        self._idle.pause()
+        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n)
 
-    def known(self, request: Request) -> int:
+    def known(self, waiting: Waiting) -> int:
         """How many of a request's first tokens the prefix cache would give now, from memory."""
-        return self._opening.match(self._opening.checked(request)).cached
+        return self._opening.match(waiting).cached
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
-        if self._idler is not None and self.unfinished:
-            self._pause()
+        if self.unfinished:
+            self._idle.pause()
         if self.cache.disk is not None:
             self.cache.disk.write()  # not behind the pass: its tokens are waited for
         self._admit()
@@ -139,24 +136,9 @@ class Scheduler:
         disk = self.cache.disk
         if disk is not None and disk.behind:
             disk.write()
-            if disk.behind and not (self._idle or self._idler):
+            if disk.behind and not self._idle.has_work:
                 time.sleep(SLOW_DISK_S)
-        self._idler = self._idler or self._next_idle()
-        if self._idler is None:
-            return
-        waiting, run = self._idler
-        count = self._until_mark(run, min(len(run.pending), self._sliced(STEP_TOKENS)))
-        try:
-            self._forward([(run, self._part(run, count))], np.zeros(0, np.int64))
-        except BaseException:
-            self._idler = None
-            self.cache.leave(run.sequence)
-            raise
-        if not len(run.pending):
-            self._idler = None
-            if waiting.canary is not None:
-                self.cache.compare(run.sequence, waiting.canary)
-            self.cache.donate(run.sequence, "turn")
+        self._idle.step(self._sliced(STEP_TOKENS))
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
@@ -174,9 +156,7 @@ class Scheduler:
     def close(self) -> None:
         """End everything; slots and pages go back, or to the prefix cache."""
         self._waiting.clear()
-        self._idle.clear()
-        if self._idler is not None:
-            self._pause()
+        self._idle.close()
         for run in self._runs[:]:
             self._end(run)
         if self.cache.disk is not None:
@@ -206,38 +186,13 @@ class Scheduler:
         ]
         (answer, sampler), *twins = samplers
         run = self._opening.opened(waiting, answer, sampler)
-        self._watch(waiting, run)
+        self._idle.watch(waiting, run)
         run.twins = twins
         if twins:  # what they will need is promised, too
             total, length = self._opening.tokens(request, ids), len(ids)
             more = len(twins) * (pages_of(total) - length // PAGE)
             self.states.reserve(run.sequence, total + more * PAGE)
         self._runs.append(run)
-
-    def _next_idle(self) -> tuple[Waiting, Run] | None:
-        """The next prompt of `add_idle` that is not read already, and for which there is room."""
-        while self._idle:
-            waiting = self._idle.popleft()
-            match = self._opening.match(waiting)
-            if len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1):
-                return waiting, self._opening.opened(waiting, -1, None)
-        return None
-
-    def _pause(self) -> None:
-        """The idle prompt goes back to those that wait; what it has read stays in the prefix cache."""
-        assert self._idler is not None
-        (waiting, run), self._idler = self._idler, None
-        self._idle.appendleft(waiting)
-        self.cache.donate(run.sequence, "end")
-
-    def _watch(self, waiting: Waiting, run: Run) -> None:
-        """Now and then, have computed again what was taken from the cache."""
-        if run.came_from is None or random.random() >= self.canary:
-            return
-        request, length = waiting.request, run.sequence.length
-        position = None if request.position is None else request.position[:, :length]
-        again = replace(request, ids=waiting.ids[:length], position=position, cache=False)
-        self._idle.append(Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=run.came_from))
 
     def _forward(self, parts: list[tuple[Run, Part]], rows: np.ndarray) -> np.ndarray:
         """A pass; what it computed goes to the prefix cache. A sequence that was in a pass that failed is nobody's."""
@@ -283,21 +238,9 @@ class Scheduler:
         """The next pass: a token of each answer, and as much of the prompts as it has room for."""
         shares = self._shares()
         for run in self._runs:
-            count = len(run.pending) if run.decodes else self._until_mark(run, shares.get(run.answer, 0))
+            count = len(run.pending) if run.decodes else run.until_mark(shares.get(run.answer, 0))
             if count:
-                yield run, self._part(run, count)
-
-    def _part(self, run: Run, count: int) -> Part:
-        if run.decodes:
-            ids = np.concatenate([run.pending, np.array(run.drafts, np.int32)])
-            return Part(run.sequence, ids, tried=len(run.drafts))
-        begin, position = run.sequence.length, run.request.position
-        at = None if position is None else position[:, begin : begin + count]
-        return Part(run.sequence, run.pending[:count], at, run.request.visuals)
-
-    def _until_mark(self, run: Run, count: int) -> int:
-        """A state can be kept where a pass ends."""
-        return min(count, run.marks[0].position - run.sequence.length) if run.marks else count
+                yield run, run.part(count)
 
     def _shares(self) -> dict[int, int]:
         """Tokens that each prompt may read in the next pass: those of the first priority share it equally, and what a

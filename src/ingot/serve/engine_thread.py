@@ -170,8 +170,13 @@ class EngineThread:
     def _take(self, ticket: Ticket) -> None:
         if self.failure:
             ticket.mailbox.post([Failed(ApiError(500, self.failure))])
-        else:
-            self._waiting.add(ticket, time.monotonic())
+            return
+        try:
+            ticket.checked = self._scheduler.checked(ticket.job.request)
+        except Exception as error:
+            self._refuse(ticket, error)
+            return
+        self._waiting.add(ticket, time.monotonic())
 
     def _look_ahead(self, request: Request) -> None:
         try:
@@ -218,11 +223,12 @@ class EngineThread:
 
     def _start(self, ticket: Ticket) -> None:
         try:
-            numbers = self._scheduler.add(ticket.job.request)
+            numbers = self._scheduler.add(ticket.checked)
         except Exception as error:
             self._refuse(ticket, error)
             return
         self._waiting.remove(ticket)
+        ticket.checked = None
         ticket.running = {number: index for index, number in enumerate(numbers)}
         self._tickets |= dict.fromkeys(numbers, ticket)
         ticket.began, ticket.reads = time.perf_counter(), True
@@ -245,7 +251,7 @@ class EngineThread:
         request = ticket.job.request
         visual = request.visuals[len(ticket.features)]
         try:
-            if visual.rows[-1] < self._scheduler.known(request):
+            if visual.rows[-1] < self._scheduler.known(ticket.checked):
                 ticket.features.append(None)  # its tokens will not be read
                 return
             ticket.features.append(self.engine.eyes.features(visual, pause))
@@ -256,8 +262,7 @@ class EngineThread:
 
     def _fits(self, ticket: Ticket, others: bool) -> bool:
         """Whether there is memory for the ticket now. Without others who could give some back, it is refused."""
-        request = ticket.job.request
-        if self._scheduler.has_room(request):
+        if self._scheduler.has_room(ticket.checked):
             return True
         if not others:
             message = "the memory that was free when the server began is taken by something else"

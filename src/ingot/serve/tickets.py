@@ -56,6 +56,7 @@ class Ticket:
     receivers: Sequence[Any]
     mailbox: Mailbox
     first: int = 0
+    checked: Any = None  # its request, in the form in which the scheduler has it; None: the scheduler has it
     began: float = 0.0
     due: float = 0.0  # its place among those that wait
     features: list[Any] = field(default_factory=list)  # of its pictures, until its prompt is read; None: not needed

@@ -1,0 +1,95 @@
+"""What is done while nobody waits: prompts are read for the prefix cache, and some of what it gave is read again."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ingot.engine.opening import Opening, Waiting
+from ingot.engine.run import Part, Run
+
+MOST = 8  # prompts that wait to be read; the oldest is dropped (taste)
+
+
+class IdleReader:
+    """Reads with `forward`, a scheduler's pass. `canary`: of how many of the prompts that go on from a snapshot it is
+    computed again and compared."""
+
+    def __init__(
+        self, opening: Opening, forward: Callable[[list[tuple[Run, Part]], np.ndarray], Any], canary: float
+    ) -> None:
+        self._opening, self._forward, self._canary = opening, forward, canary
+        self._cache = opening.cache
+        self._prompts = deque[Waiting]()
+        self._now: tuple[Waiting, Run] | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a prompt waits or is being read."""
+        return bool(self._prompts or self._now)
+
+    @property
+    def run(self) -> Run | None:
+        """What is being read; it has memory."""
+        return self._now and self._now[1]
+
+    def add(self, waiting: Waiting) -> None:
+        """Read a prompt. Of many, the oldest is dropped."""
+        self._prompts.append(waiting)
+        while len(self._prompts) > MOST:
+            self._prompts.popleft()
+
+    def watch(self, waiting: Waiting, run: Run) -> None:
+        """Now and then, have computed again what a run was given by the cache."""
+        if run.came_from is None or random.random() >= self._canary:
+            return
+        request, length = waiting.request, run.sequence.length
+        position = None if request.position is None else request.position[:, :length]
+        again = replace(request, ids=waiting.ids[:length], position=position, cache=False)
+        self.add(Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=run.came_from))
+
+    def step(self, most: int) -> None:
+        """One pass over `most` tokens of a prompt."""
+        self._now = self._now or self._next()
+        if self._now is None:
+            return
+        waiting, run = self._now
+        try:
+            self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
+        except BaseException:
+            self._now = None
+            self._cache.leave(run.sequence)
+            raise
+        if not len(run.pending):
+            self._now = None
+            if waiting.canary is not None:
+                self._cache.compare(run.sequence, waiting.canary)
+            self._cache.donate(run.sequence, "turn")
+
+    def pause(self) -> None:
+        """Give back the memory of the prompt that is being read, if one is. It goes back to those that wait; what it
+        has read stays in the prefix cache."""
+        if self._now is None:
+            return
+        (waiting, run), self._now = self._now, None
+        self._prompts.appendleft(waiting)
+        self._cache.donate(run.sequence, "end")
+
+    def close(self) -> None:
+        """Forget everything."""
+        self.pause()
+        self._prompts.clear()
+
+    def _next(self) -> tuple[Waiting, Run] | None:
+        """The next prompt that is not read already, and for which there is room."""
+        while self._prompts:
+            waiting = self._prompts.popleft()
+            match = self._opening.match(waiting)
+            if len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1):
+                return waiting, self._opening.opened(waiting, -1, None)
+        return None
