@@ -166,7 +166,10 @@ class PrefixCache:
         now, candidates = self.clock(), self.snapshots
         if len(candidates) > CANDIDATES:
             candidates = self._dice.sample(candidates, CANDIDATES)
-        self.drop(min(candidates, key=lambda snapshot: self._worth(snapshot, now)))
+        least = min(candidates, key=lambda snapshot: self._worth(snapshot, now))
+        if self.disk is not None:
+            self.disk.leaves(least)
+        self.drop(least)
         self.evictions += 1
         return True
 

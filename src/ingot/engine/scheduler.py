@@ -73,6 +73,11 @@ class Scheduler:
         return bool(self._idle or self._idler or (self.cache.disk and self.cache.disk.behind))
 
     @property
+    def rests_s(self) -> float | None:
+        """Seconds until there is idle work if nothing comes; None: there will be none."""
+        return self.cache.disk.due_s if self.cache.disk else None
+
+    @property
     def running(self) -> int:
         """Answers that have begun and not ended."""
         return sum(1 + len(run.twins) for run in self._runs)
@@ -156,7 +161,8 @@ class Scheduler:
             self._idler = None
             if waiting.canary is not None:
                 self.cache.compare(run.sequence, waiting.canary)
-            self.cache.donate(run.sequence, "turn")
+            kept = self.cache.donate(run.sequence, "turn")
+            self._to_disk(kept, run, ahead=True)
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
@@ -260,7 +266,7 @@ class Scheduler:
                 mark = run.marks.popleft()
                 kept = self.cache.snapshot(run.sequence, mark.kind)
                 if run.answer >= 0 and mark.kind in KINDS:
-                    self._to_disk(kept)
+                    self._to_disk(kept, run)
         return found
 
     def _try(self) -> None:
@@ -385,8 +391,8 @@ class Scheduler:
         self._runs.remove(run)
         kept = self.cache.donate(run.sequence, "end")
         if not any(mark.kind == "turn" for mark in run.request.marks):
-            self._to_disk(kept)
+            self._to_disk(kept, run)
 
-    def _to_disk(self, snapshot: Snapshot | None) -> None:
+    def _to_disk(self, snapshot: Snapshot | None, run: Run, ahead: bool = False) -> None:
         if self.cache.disk is not None:
-            self.cache.disk.note(snapshot)
+            self.cache.disk.note(snapshot, run.came_from, run.sequence, ahead)
