@@ -96,9 +96,9 @@ class Process:
         return self.journal.held[1]
 
     def least(self, tokens: int, states: int) -> float:
-        """Bytes of the keys and values of so many tokens, and of states."""
+        """Bytes of the keys and values of so many tokens, and of states with the pages that they end in."""
         pools = self.engine.states
-        return tokens / PAGE * pools.page_bytes + states * pools.state_bytes
+        return tokens / PAGE * pools.page_bytes + states * (pools.state_bytes + pools.page_bytes)
 
     def kill(self) -> None:
         self.journal.close()
@@ -150,7 +150,7 @@ def test_an_agents_conversation_leaves_a_state_a_question(start: Start, pause: f
     process = start()
     said = talk(process, 8, pause)
     process.stop()
-    assert process.bytes() <= 1.2 * process.least(len(said), 8)
+    assert process.bytes() <= 1.1 * process.least(len(said), 8)
     following = np.r_[said, words(7000, 40)]
     cold = test_disk.engine("bf16", states=0)
     again = start()
@@ -161,22 +161,22 @@ def test_an_agents_conversation_leaves_a_state_a_question(start: Start, pause: f
 
 @pytest.mark.parametrize("pause", [1.0, 45.0])
 def test_many_calls_of_tools_do_not_leave_a_state_each(start: Start, pause: float) -> None:
-    """Fifty calls of 40 tokens: less than twice the keys and values, with what was abandoned."""
+    """Fifty calls of 52 tokens in 100 seconds: what was abandoned is written in part, and with few states."""
     process = start()
     said = talk(process, 1, pause, calls=50, result=15)
     process.stop()
-    assert process.bytes() <= 2.0 * process.least(len(said), 1)
     assert process.has(said)
+    assert len(process.kept()) <= (len(said) + 50 * 52) / process.disk._patience.worth
 
 
 def test_a_long_conversation_of_quick_turns_is_twice_its_keys_at_most(start: Start) -> None:
-    process, said = start(), SYSTEM
+    process, said = start(states=150), SYSTEM
     for turn in range(60):
         said = np.r_[said, words(turn + 1, 20)]
         process.ask(said)
         process.rest(5.0)
     process.stop()
-    assert process.bytes() <= 2.0 * process.least(len(said), 1)
+    assert len(process.kept()) <= len(said) / process.disk._patience.worth + 2, "a state's worth of keys for each"
     assert process.has(said[:-2])
 
 
@@ -278,10 +278,10 @@ def test_what_memory_is_short_of_waits_no_more(start: Start, states: int) -> Non
 
 def test_an_eviction_beside_those_that_wait_leaves_them_their_patience(start: Start) -> None:
     """A cache that has been full for long forgets old conversations; that says nothing about young ones."""
-    process = start(states=6)
+    process = start(states=12)
     for n in range(6):
         process.ask(np.r_[words(10 + n, 96), words(20 + n, 200)])
-        process.rest(40)
+        process.rest(7200)
     before = process.engine.cache.evictions
     said = talk(process, 1, 6.0)
     assert process.engine.cache.evictions > before

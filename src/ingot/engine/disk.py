@@ -108,12 +108,10 @@ class Disk:
         """Have a snapshot written, and the pages before it that are not on disk yet: a turn's after a while, if none
         stands for it until then. The prompt `came_from` another, and `sequence` goes on. One that was read `ahead` is
         written if it stands for another, or saves as many tokens as a state is worth."""
-        if snapshot is None or snapshot.position < self.least or snapshot in self._behind:
+        if snapshot is None or not snapshot.kept or snapshot.position < self.least or snapshot in self._behind:
             return
         stands, waited = self._patience.replace(snapshot, came_from), snapshot in self._patience
-        saved = snapshot.position
-        before = above(snapshot, lambda one: one is not snapshot and self._has(one))
-        saved -= before.position if before else 0
+        saved = self._saved(snapshot)
         little = saved < self._patience.worth
         if ahead and little and not (stands or waited):
             return
@@ -123,10 +121,10 @@ class Disk:
             self._behind.append(snapshot)
 
     def leaves(self, snapshot: Snapshot) -> None:
-        """Memory is needed for something else than a snapshot: if it waits to be written, do it now, as far as the
-        journal has room, and let the others wait no more."""
-        if snapshot in self._patience:
-            self._behind += self._patience.drain()
+        """Memory is needed for something else than a snapshot: if it waits to be written and saves what a state is
+        worth, do it now, as far as the journal has room."""
+        if self._patience.leave(snapshot):
+            self._behind.append(snapshot)
         if snapshot not in self._behind:
             return
         if self._behind[0] is not snapshot:
@@ -161,6 +159,11 @@ class Disk:
         while self._behind and self.journal.flush(end - time.monotonic()) and time.monotonic() < end:
             self.write()
 
+    def known(self, root: Node, keys: np.ndarray, beyond: int) -> int:
+        """How many tokens `restore` would give a prompt that begins at a root; 0: none."""
+        found = self._find(root, keys, beyond + LEAST_TOKENS)
+        return found.position if found else 0
+
     def restore(self, sequence: Sequence, keys: np.ndarray, beyond: int) -> Restored | None:
         """Give an empty sequence the deepest state that the disk has of a prompt with these keys, if that saves more
         than `beyond` tokens. None, and the sequence is still empty: there is none, or it cannot be read."""
@@ -177,6 +180,18 @@ class Disk:
         restored = Restored(found.kind, found.position - PAGE * len(found.nodes))
         self.hits, self.tokens = self.hits + 1, self.tokens + restored.tokens
         return restored
+
+    def _saved(self, snapshot: Snapshot) -> int:
+        """Tokens since the snapshot before it that is on disk, or is noted."""
+        before = above(snapshot, lambda one: one is not snapshot and self._has(one))
+        begin, node, rest = before.position if before else 0, snapshot.node, snapshot.tail
+        while node.depth + PAGE > begin:
+            found = self._deepest(node.digest, rest, node.depth, begin + 1, snapshot.position)
+            if found is not None or node.parent is None:
+                begin = found[0] if found else begin
+                break
+            node, rest = node.parent, node.keys
+        return snapshot.position - begin
 
     def _has(self, snapshot: Snapshot) -> bool:
         """Whether a snapshot is on disk, or is noted."""

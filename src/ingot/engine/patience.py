@@ -73,6 +73,11 @@ class Patience:
             del self._waits[one]
         return found
 
+    def leave(self, snapshot: Snapshot) -> bool:
+        """Take one that waits no more, if it does; whether it saves what a state is worth."""
+        wait = self._waits.pop(snapshot, None)
+        return wait is not None and wait.tokens >= self.worth
+
     def drain(self) -> list[Snapshot]:
         """Take all of them."""
         found = list(self._waits)

@@ -111,12 +111,16 @@ class PrefixCache:
         sequence.node = snapshot.node
         self.states.share(sequence, snapshot.pages, snapshot.position)
 
-    def begin(self, sequence: Sequence, salt: str) -> None:
-        """An empty sequence whose pages the cache shall know."""
+    def root(self, salt: str) -> Node:
+        """Where the prompts with a salt begin."""
         root = self._roots.get(salt)
         if root is None:
             root = self._roots[salt] = Node(None, origin(salt), np.zeros((0, COLUMNS), np.int32), -1, 0)
-        sequence.node = root
+        return root
+
+    def begin(self, sequence: Sequence, salt: str) -> None:
+        """An empty sequence whose pages the cache shall know."""
+        sequence.node = self.root(salt)
 
     def extend(self, sequence: Sequence) -> None:
         """Put the full pages of a running sequence into the tree. Where the tree has the same tokens already, the

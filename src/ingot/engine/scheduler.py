@@ -109,8 +109,9 @@ class Scheduler:
         return self._opening.fits(waiting, self._opening.match(waiting), request.n)
 
     def known(self, request: Request) -> int:
-        """How many of a request's first tokens the prefix cache would give now, from memory."""
-        return self._opening.match(self._opening.checked(request)).cached
+        """How many of a request's first tokens the prefix cache would give now, if the disk gives what it
+        has."""
+        return self._opening.known(self._opening.checked(request))
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
