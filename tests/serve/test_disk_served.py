@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """What the tower is given."""
     found = Counter[str]()
     encode = ingot.engine.eyes.Eyes._encode
@@ -36,7 +35,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return encode(self, visual, pause)
 
     monkeypatch.setattr(ingot.engine.eyes.Eyes, "_encode", noted)
-    yield found
+    return found
 
 
 def loaded(model: Path, cache: Path) -> Any:
