@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file: Path, style: str, who: str) -> None:
-    """One style with one server, from cold; then the last request again after a restart, and on a server that has
+    """One style with one server, from cold; then the next question after a restart, and on a server that has
     nothing kept."""
     tokenizer = Tokenizer.from_directory(checkpoint)
     trace = Trace(lambda text: len(tokenizer.encode(text)), args.scale)
@@ -187,12 +187,12 @@ def _conversation(args: argparse.Namespace, source: Path, checkpoint: Path, file
 
 
 def _again(client: Client, start: Callable[[bool], Any]) -> Record:
-    """The last request on a new process that finds what the old one kept, and on one that has nothing."""
-    client.messages.pop()  # its answer
+    """The next question to a new process that finds what the old one kept, and to one that has nothing."""
+    client.messages.append(client.trace.question(TURNS + 1))
     found: Record = {}
     for name, kept in (("restarted", True), ("cold", False)):
         with start(kept) as server:
-            answer = servers.ask(server, "/v1/chat/completions", client.body(thinking=False))
+            answer = servers.ask(server, "/v1/chat/completions", client.body(thinking=True))
         found[name] = {"prompt": answer.prompt, "cached": answer.cached, "first_s": answer.first_s}
         print(f"{name} {found[name]}", flush=True)
     return found

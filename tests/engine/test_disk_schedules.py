@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ingot.engine.disk import Disk
+from ingot.engine.patience import PATIENCE_S
 from ingot.engine.scheduler import Scheduler
 from ingot.store.journal import Journal
 from ingot.store.record_folder import survey
@@ -26,12 +27,13 @@ class Processes(ram.Schedules):
 
     def __init__(self, place: Path, seed: int) -> None:
         super().__init__()
-        self.place, self.draw, self.seen = place, random.Random(seed), Counter[str]()
+        self.place, self.draw, self.seen, self.now = place, random.Random(seed), Counter[str](), 0.0
         self.start()
 
     def start(self) -> None:
         drafts = self.draw.choice(["off", "lookup"])
         self.engine = ram.engine(self.draw.randint(1, 2), self.draw.choice([1, 2, 5, 40]), speculate=drafts)
+        self.engine.cache.clock = lambda: self.now
         self.journal = Journal(self.place, "one", bytes(32), size=1 << 30)
         assert self.journal.flush(20)
         self.engine.cache.disk = Disk(self.engine.cache, self.journal, least=0)
@@ -60,6 +62,14 @@ class Processes(ram.Schedules):
         for file in survey(self.place):
             file.path.unlink()
 
+    def later(self) -> None:
+        self.now += self.draw.choice([1.0, 10.0, PATIENCE_S, 4000.0])
+
+    def kill(self) -> None:
+        """Without a word: what waits is lost."""
+        self.engine.cache.disk.finish = lambda timeout: None
+        self.restart()
+
     def stall(self) -> None:
         self.journal._queue_bytes = self.draw.choice([1, 1 << 20])
 
@@ -82,8 +92,10 @@ class Processes(ram.Schedules):
             self.forget_all: 1,
             self.fail: 1,
             self.restart: 3,
-            self.damage: 2,
-            self.remove: 1,
+            self.kill: 1,
+            self.later: 4,
+            self.damage: 0.7,
+            self.remove: 0.3,
             self.stall: 1,
         }
         draw.choices(list(actions), list(actions.values()))[0]()
@@ -101,7 +113,7 @@ def run(place: Path, seed: int, actions: int) -> Counter[str]:
 
 
 def test_answers_are_those_of_an_engine_that_has_seen_nothing(tmp_path: Path) -> None:
-    seen = run(tmp_path, 4, 250)
+    seen = run(tmp_path, 8, 200)
     assert min(seen["hits"], seen["damaged"], seen["restarts"]) > 2, f"{seen}: nothing is shown by this"
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ingot.engine.keys import chained
+from ingot.engine.patience import Patience, above
 from ingot.engine.prefix_cache import LEAST_TOKENS, PRIORS, PrefixCache
 from ingot.engine.prefix_tree import Node, Snapshot
 from ingot.engine.sequence import Sequence
@@ -82,6 +83,7 @@ class Disk:
     def __init__(self, cache: PrefixCache, journal: Journal, least: int = LEAST) -> None:
         self.cache, self.states, self.journal, self.least = cache, cache.states, journal, least
         self.hits, self.tokens, self.lost = 0, 0, 0
+        self._patience = Patience(cache.clock, PAGE * self.states.state_bytes / self.states.page_bytes)
         self._behind = deque[Snapshot]()
         self._missing: Iterator[_Record] | None = None  # of the first that is behind
         self._next: _Record | None = None  # of those
@@ -89,40 +91,78 @@ class Disk:
     @property
     def behind(self) -> bool:
         """Whether `write` has something to do."""
-        return bool(self._behind)
+        return bool(self._behind) or self._patience.due_s == 0
 
-    def note(self, snapshot: Snapshot | None) -> None:
-        """Have a snapshot written, and the pages before it that are not on disk yet."""
-        if snapshot is not None and snapshot.position >= self.least and snapshot not in self._behind:
+    @property
+    def due_s(self) -> float | None:
+        """Seconds until `write` has something to do; None: nothing waits."""
+        return 0.0 if self._behind else self._patience.due_s
+
+    def note(
+        self,
+        snapshot: Snapshot | None,
+        came_from: Snapshot | None = None,
+        sequence: Sequence | None = None,
+        ahead: bool = False,
+    ) -> None:
+        """Have a snapshot written, and the pages before it that are not on disk yet: a turn's after a while, if none
+        stands for it until then. The prompt `came_from` another, and `sequence` goes on. One that was read `ahead` is
+        written if it stands for another, or saves as many tokens as a state is worth."""
+        if snapshot is None or not snapshot.kept or snapshot.position < self.least or snapshot in self._behind:
+            return
+        stands, waited = self._patience.replace(snapshot, came_from), snapshot in self._patience
+        saved = self._saved(snapshot)
+        little = saved < self._patience.worth
+        if ahead and little and not (stands or waited):
+            return
+        if snapshot.kind == "turn" or (snapshot.kind == "end" and little):
+            self._patience.add(snapshot, saved, sequence)
+        else:
             self._behind.append(snapshot)
+
+    def leaves(self, snapshot: Snapshot) -> None:
+        """Memory is needed for something else than a snapshot: if it waits to be written and saves what a state is
+        worth, do it now, as far as the journal has room."""
+        if self._patience.leave(snapshot):
+            self._behind.append(snapshot)
+        if snapshot not in self._behind:
+            return
+        if self._behind[0] is not snapshot:
+            self._behind.remove(snapshot)
+            self._behind.appendleft(snapshot)
+            self._missing = self._next = None
+        while self._behind and self._behind[0] is snapshot and self._hand() is not None:
+            pass
 
     def clear(self) -> None:
         """Forget everything, on disk too."""
+        self._behind += self._patience.drain()
         self._give_up(len(self._behind))
         self.journal.clear()
 
     def write(self, most: int = SLICE_BYTES) -> None:
         """Hand about `most` bytes of what is behind to the journal, as far as that has room. Never waits."""
+        self._behind += self._patience.ripe()
         if not self.journal.works:
             self._give_up(len(self._behind))
         while self._behind and most > 0:
-            record = self._record()
-            if record is None:
-                continue
-            nbytes = sum(row.nbytes for row in record.rows)
-            if not self.journal.takes(nbytes):
+            handed = self._hand()
+            if handed is None:
                 return
-            rows = [row.copy() for row in record.rows]
-            if not self.journal.append(record.kind, record.key, rows, record.group, record.meta):
-                self._give_up()
-            self._next, most = None, most - nbytes
+            most -= handed
 
     def finish(self, timeout: float) -> None:
-        """Write all that is behind; what the disk does not take within `timeout` seconds is left."""
+        """Write all that is noted; what the disk does not take within `timeout` seconds is left."""
         end = time.monotonic() + timeout
+        self._behind += self._patience.drain()
         self.write()
         while self._behind and self.journal.flush(end - time.monotonic()) and time.monotonic() < end:
             self.write()
+
+    def known(self, root: Node, keys: np.ndarray, beyond: int) -> int:
+        """How many tokens `restore` would give a prompt that begins at a root; 0: none."""
+        found = self._find(root, keys, beyond + LEAST_TOKENS)
+        return found.position if found else 0
 
     def restore(self, sequence: Sequence, keys: np.ndarray, beyond: int) -> Restored | None:
         """Give an empty sequence the deepest state that the disk has of a prompt with these keys, if that saves more
@@ -140,6 +180,38 @@ class Disk:
         restored = Restored(found.kind, found.position - PAGE * len(found.nodes))
         self.hits, self.tokens = self.hits + 1, self.tokens + restored.tokens
         return restored
+
+    def _saved(self, snapshot: Snapshot) -> int:
+        """Tokens since the snapshot before it that is on disk, or is noted."""
+        before = above(snapshot, lambda one: one is not snapshot and self._has(one))
+        begin, node, rest = before.position if before else 0, snapshot.node, snapshot.tail
+        while node.depth + PAGE > begin:
+            found = self._deepest(node.digest, rest, node.depth, begin + 1, snapshot.position)
+            if found is not None or node.parent is None:
+                begin = found[0] if found else begin
+                break
+            node, rest = node.parent, node.keys
+        return snapshot.position - begin
+
+    def _has(self, snapshot: Snapshot) -> bool:
+        """Whether a snapshot is on disk, or is noted."""
+        noted = snapshot in self._behind or snapshot in self._patience
+        return noted or chained(snapshot.node.digest, snapshot.tail) in self.journal
+
+    def _hand(self) -> int | None:
+        """Hand the next record of what is behind to the journal: its bytes, 0 if there is none of the first snapshot;
+        None: the journal has no room."""
+        record = self._record()
+        if record is None:
+            return 0
+        nbytes = sum(row.nbytes for row in record.rows)
+        if not self.journal.takes(nbytes):
+            return None
+        rows = [row.copy() for row in record.rows]
+        if not self.journal.append(record.kind, record.key, rows, record.group, record.meta):
+            self._give_up()
+        self._next = None
+        return nbytes
 
     def _record(self) -> _Record | None:
         """The next one to be written; None: the first snapshot that was behind is no more."""

@@ -63,6 +63,13 @@ class Opening:
             waiting.match, waiting.seen = self.cache.match(waiting.keys, request.salt), self.cache.changes
         return waiting.match
 
+    def known(self, waiting: Waiting) -> int:
+        """How many of a prompt's first tokens memory or the disk would give now."""
+        request, found = waiting.request, self.match(waiting).cached
+        if self.cache.disk is None or not (request.cache and self.cache.enabled):
+            return found
+        return max(found, self.cache.disk.known(self.cache.root(request.salt), waiting.keys, found))
+
     def tokens(self, request: Request, ids: np.ndarray) -> int:
         """Tokens of the prompt and the longest answer."""
         return min(len(ids) + request.max_tokens, self.engine.context)

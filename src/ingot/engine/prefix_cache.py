@@ -112,12 +112,16 @@ class PrefixCache:
         sequence.node = snapshot.node
         self.states.share(sequence, snapshot.pages, snapshot.position)
 
-    def begin(self, sequence: Sequence, salt: str) -> None:
-        """An empty sequence whose pages the cache shall know."""
+    def root(self, salt: str) -> Node:
+        """Where the prompts with a salt begin."""
         root = self._roots.get(salt)
         if root is None:
             root = self._roots[salt] = Node(None, origin(salt), np.zeros((0, COLUMNS), np.int32), -1, 0)
-        sequence.node = root
+        return root
+
+    def begin(self, sequence: Sequence, salt: str) -> None:
+        """An empty sequence whose pages the cache shall know."""
+        sequence.node = self.root(salt)
 
     def extend(self, sequence: Sequence) -> None:
         """Put the full pages of a running sequence into the tree. Where the tree has the same tokens already, the
@@ -168,7 +172,10 @@ class PrefixCache:
         now, candidates = self.clock(), self.snapshots
         if len(candidates) > CANDIDATES:
             candidates = self._dice.sample(candidates, CANDIDATES)
-        self.drop(min(candidates, key=lambda snapshot: self._worth(snapshot, now)))
+        least = min(candidates, key=lambda snapshot: self._worth(snapshot, now))
+        if self.disk is not None:
+            self.disk.leaves(least)
+        self.drop(least)
         self.evictions += 1
         return True
 

@@ -69,6 +69,11 @@ class Scheduler:
         return self._idle.has_work or bool(self.cache.disk and self.cache.disk.behind)
 
     @property
+    def rests_s(self) -> float | None:
+        """Seconds until there is idle work if nothing comes; None: there will be none."""
+        return self.cache.disk.due_s if self.cache.disk else None
+
+    @property
     def running(self) -> int:
         """Answers that have begun and not ended."""
         return sum(1 + len(run.twins) for run in self._runs)
@@ -101,8 +106,8 @@ class Scheduler:
         return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n)
 
     def known(self, waiting: Waiting) -> int:
-        """How many of a request's first tokens the prefix cache would give now, from memory."""
-        return self._opening.match(waiting).cached
+        """How many of a request's first tokens the prefix cache would give now, if the disk gives what it has."""
+        return self._opening.known(waiting)
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
@@ -215,7 +220,7 @@ class Scheduler:
                 mark = run.marks.popleft()
                 kept = self.cache.snapshot(run.sequence, mark.kind)
                 if run.answer >= 0 and mark.kind in KINDS:
-                    self._to_disk(kept)
+                    self._to_disk(kept, run)
         return found
 
     def _try(self) -> None:
@@ -328,8 +333,8 @@ class Scheduler:
         self._runs.remove(run)
         kept = self.cache.donate(run.sequence, "end")
         if not any(mark.kind == "turn" for mark in run.request.marks):
-            self._to_disk(kept)
+            self._to_disk(kept, run)
 
-    def _to_disk(self, snapshot: Snapshot | None) -> None:
+    def _to_disk(self, snapshot: Snapshot | None, run: Run) -> None:
         if self.cache.disk is not None:
-            self.cache.disk.note(snapshot)
+            self.cache.disk.note(snapshot, run.came_from, run.sequence)

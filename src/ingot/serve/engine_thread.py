@@ -159,13 +159,19 @@ class EngineThread:
         self.busy = bool(self._waiting or self._scheduler.unfinished or self._scheduler.has_idle_work)
         try:
             if not self.busy:
-                first = self._inbox.get()
-                self.turned, self.busy = time.monotonic(), True
-                first()
+                self._wait()
             while True:
                 self._inbox.get_nowait()()
         except Empty:
             pass
+
+    def _wait(self) -> None:
+        """For what is sent, or until there is idle work."""
+        try:
+            first = self._inbox.get(timeout=self._scheduler.rests_s)
+        finally:
+            self.turned, self.busy = time.monotonic(), True
+        first()
 
     def _take(self, ticket: Ticket) -> None:
         if self.failure:
