@@ -5,8 +5,9 @@ from __future__ import annotations
 from ingot.store.blocks import QuantisedTensor
 from ingot.store.checkpoint import Checkpoint, glance, open_checkpoint
 from ingot.store.hub import resolve
+from ingot.store.mapped import TensorInfo
 from ingot.store.random import write_random_checkpoint
-from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.safetensors import SafetensorsFile
 from ingot.store.save import SafetensorsWriter, save_safetensors
 from ingot.store.tensor import FLOATING, Tensor, tensor_of
 

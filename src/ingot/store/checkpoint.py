@@ -15,6 +15,7 @@ from ingot.spec import Config, Weight, read_config, weights_table
 from ingot.store.blocks import QuantisedTensor
 from ingot.store.foreign import refuse_foreign_files, refuse_foreign_tensors
 from ingot.store.gguf_checkpoint import Embedded, gguf_of, open_gguf
+from ingot.store.mapped import TensorInfo
 from ingot.store.match import (
     HEAD,
     WeightFile,
@@ -25,7 +26,6 @@ from ingot.store.match import (
     stored_names,
 )
 from ingot.store.mlx import is_mlx, open_mlx
-from ingot.store.safetensors import TensorInfo
 from ingot.store.shards import open_shards
 from ingot.store.tensor import Tensor
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ingot.store.mapped import TensorInfo
 from ingot.store.mlx import TEXT
-from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.safetensors import SafetensorsFile
 from ingot.store.tensor import FLOATING
 
 _QUANTISED_ENDINGS = (

@@ -8,7 +8,6 @@ the file's size before anything is made of it.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import struct
@@ -24,8 +23,7 @@ import numpy as np
 
 from ingot.spec.text_file import shown
 from ingot.store.blocks import BLOCKS
-from ingot.store.mapped import give_back, map_whole, open_regular, refuse_stand_ins
-from ingot.store.safetensors import TensorInfo
+from ingot.store.mapped import MappedFile, TensorInfo, map_whole, open_regular, refuse_stand_ins
 from ingot.store.tensor import FLOATING, STORAGE
 
 MAGIC = b"GGUF"
@@ -82,7 +80,7 @@ class Strings(Sequence[str]):
             return _text(raw, f"{self._where}[{index}]")
 
 
-class GGUFFile:
+class GGUFFile(MappedFile):
     """An open GGUF file: metadata, names, sizes and, on demand, the bytes of tensors.
 
     Raises FileNotFoundError when there is no such file, and ValueError, naming the file and the key or tensor, for
@@ -91,30 +89,17 @@ class GGUFFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], architecture: str | None) -> None:
-        self.path = Path(path)
-        with open_regular(self.path, "GGUF") as file:
+        path = Path(path)
+        with open_regular(path, "GGUF") as file:
             about = os.fstat(file.fileno())
-            _refuse_others(self.path, file.read(8))
-            self._map = map_whole(self.path, file)
-        reader = _Header(self.path, self._map)
+            _refuse_others(path, file.read(8))
+            mapped = map_whole(path, file)
+        reader = _Header(path, mapped)
         self.metadata, tensors = reader.metadata()
-        _check_architecture(self.path, self.metadata, architecture)
-        self._entries = reader.tensors(tensors, self.metadata.get("general.alignment", 32))
-        digest = hashlib.sha256(memoryview(self._map)[: reader.at]).hexdigest()
+        _check_architecture(path, self.metadata, architecture)
+        entries = reader.tensors(tensors, self.metadata.get("general.alignment", 32))
         self.header_bytes = reader.at
-        self.identity = (self.path.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns, digest)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All tensor names, in the order of their bytes."""
-        return tuple(self._entries)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
-    def info(self, name: str) -> TensorInfo:
-        """Type, shape (slowest axis first) and place of one tensor."""
-        return self._entries[name]
+        super().__init__(path, mapped, about, memoryview(mapped)[: reader.at], entries)
 
     def values(self, name: str) -> np.ndarray:
         """A tensor of a floating type in its shape, or the rows of a quantised one as bytes: a read-only view."""
@@ -128,9 +113,6 @@ class GGUFFile:
     def pages(self, name: str) -> Any:
         """What gives the memory of bytes begin:end of a tensor back."""
         return partial(self._release, self._entries[name].begin)
-
-    def _release(self, at: int, begin: int, end: int) -> None:
-        give_back(self._map, at + begin, at + end)
 
 
 def is_gguf(path: Path) -> bool:

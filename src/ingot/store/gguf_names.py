@@ -17,7 +17,7 @@ import numpy as np
 from ingot.spec import TextConfig, Weight
 from ingot.store.blocks import QuantisedTensor, dequantise
 from ingot.store.gguf import GGUFFile
-from ingot.store.safetensors import TensorInfo
+from ingot.store.mapped import TensorInfo
 from ingot.store.tensor import FLOATING, Tensor, tensor_of
 
 _MODEL = {"embed_tokens.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}

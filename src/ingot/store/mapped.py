@@ -1,12 +1,56 @@
-"""Files that are mapped into memory: opening them, and giving their pages back."""
+"""Files of tensors that are mapped into memory: opening them, where tensors lie, and giving their pages back."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
+import os
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `begin` and `end` are byte offsets from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+class MappedFile:
+    """An open file whose header is read: what tells it from others, and where its tensors lie."""
+
+    def __init__(
+        self, path: Path, mapped: mmap.mmap, about: os.stat_result, header: Any, entries: dict[str, TensorInfo]
+    ) -> None:
+        self.path, self._map, self._entries = path, mapped, entries
+        # What tells that a file is another one, without reading it. A program can restore the time of the last write
+        # after changing a file (`cp -p`, rsync), hardly that of the last change.
+        digest = hashlib.sha256(header).hexdigest()
+        self.identity = (path.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns, digest)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All tensor names, in the order of their bytes."""
+        return tuple(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def info(self, name: str) -> TensorInfo:
+        """dtype, shape (slowest axis first) and place of one tensor."""
+        if name not in self._entries:
+            raise ValueError(f"{self.path}: there is no tensor {name!r} in this file")
+        return self._entries[name]
+
+    def _release(self, at: int, begin: int, end: int) -> None:
+        """Bytes begin:end behind `at`, with the whole of the pages they touch."""
+        give_back(self._map, at + begin, at + end)
 
 
 def open_regular(path: Path, kind: str) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ingot.spec import Weight
 from ingot.store.blocks import BLOCKS, QuantisedTensor
-from ingot.store.safetensors import TensorInfo
+from ingot.store.mapped import TensorInfo
 from ingot.store.tensor import FLOATING, Tensor
 
 _OPTIONAL = ("mtp", "vision")  # components a file may lack: transformers drops `mtp.*` when it saves

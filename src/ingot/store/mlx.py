@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ingot.spec import Config, Weight
-from ingot.store.safetensors import SafetensorsFile, TensorInfo
+from ingot.store.mapped import TensorInfo
+from ingot.store.safetensors import SafetensorsFile
 from ingot.store.tensor import FLOATING, Tensor
 
 VERSION = 1  # of what is made of a file's values; a change makes packed weights in the cache stale

@@ -7,11 +7,9 @@ offsets cover completely, once, from 0 to its end. Everything that a file can ge
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ingot.spec.text_file import parse_json, shown
-from ingot.store.mapped import give_back, map_whole, open_regular, refuse_stand_ins
+from ingot.store.mapped import MappedFile, TensorInfo, map_whole, open_regular, refuse_stand_ins
 from ingot.store.tensor import STORAGE, Tensor, byte_length
 
 # Bytes. The format allows ten times as many; JSON made to be hostile takes 25 times its size in memory, and the largest
@@ -30,17 +28,7 @@ _RANK_LIMIT = 32  # numpy 1.26 allows no more
 _BYTES_LIMIT = 1 << 62  # the product of a shape's non-zero sizes: no sum of offsets can leave int64
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies: `begin` and `end` are byte offsets from the start of the file."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-class SafetensorsFile:
+class SafetensorsFile(MappedFile):
     """An open safetensors file: names, sizes and, on demand, memory-mapped tensors.
 
     Raises FileNotFoundError when there is no such file, and ValueError, naming the file and the tensor, for
@@ -49,32 +37,13 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        with open_regular(self.path, "safetensors") as file:
+        path = Path(path)
+        with open_regular(path, "safetensors") as file:
             about = os.fstat(file.fileno())
-            size = about.st_size
-            header = _read_header(self.path, file, size)
-            self._entries, self.metadata = _parse_header(self.path, header, size - 8 - len(header))
-            self._map = map_whole(self.path, file)
-        self.nbytes = size
-        # What tells that a file is another one, without reading it. A program can restore the time of the last write
-        # after changing a file (`cp -p`, rsync), hardly that of the last change.
-        digest = hashlib.sha256(header).hexdigest()
-        self.identity = (self.path.name, size, about.st_mtime_ns, about.st_ctime_ns, digest)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All tensor names, in the order of their bytes."""
-        return tuple(self._entries)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
-    def info(self, name: str) -> TensorInfo:
-        """dtype, shape and place of one tensor."""
-        if name not in self._entries:
-            raise ValueError(f"{self.path}: there is no tensor {name!r} in this file")
-        return self._entries[name]
+            self.nbytes = about.st_size
+            header = _read_header(path, file, self.nbytes)
+            entries, self.metadata = _parse_header(path, header, self.nbytes - 8 - len(header))
+            super().__init__(path, map_whole(path, file), about, header, entries)
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as a read-only view of the file (a copy only when its bytes are not aligned)."""
@@ -97,10 +66,6 @@ class SafetensorsFile:
         """Give the tensor's pages back to the system; views stay valid and read the file again when touched."""
         info = self.info(name)
         self._release(info.begin, 0, info.end - info.begin)
-
-    def _release(self, at: int, begin: int, end: int) -> None:
-        """Bytes begin:end behind `at`, with the whole of the pages they touch."""
-        give_back(self._map, at + begin, at + end)
 
 
 def _read_header(path: Path, file: Any, size: int) -> bytes:
