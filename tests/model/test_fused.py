@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import isfunction
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ingot.model import build, new_pools
+from ingot.model import attention, build, decoder, gated_delta_net, new_pools
+from ingot.model.composite import Unfused
 from ingot.model.decoder import delta_layer, full_layer
 from ingot.model.gated_delta_net import delta_mixer
 from tests.model.small import small_config, weights
@@ -36,6 +38,12 @@ def mixer(ops: Any, shape: tuple[int, ...]) -> Any:
     config = small_config(**dict(zip((*names, "linear_conv_kernel_dim"), shape, strict=True)))
     pools = new_pools(ops, config, slots=5, pages=0)
     return build(config, ops, weights(), "f32").model.layers[0].linear_attn, pools.layers[0]
+
+
+def test_unfused_has_no_composite() -> None:
+    parts = {name: part for module in (decoder, gated_delta_net, attention) for name, part in vars(module).items()}
+    composites = {name for name, part in parts.items() if isfunction(part) and hasattr(part, "__wrapped__")}
+    assert composites == {name for name, part in vars(Unfused).items() if part is None}
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -17,6 +17,7 @@ import numpy as np
 from ingot.engine.eyes import Eyes
 from ingot.engine.sequence import StatePool
 from ingot.model import build
+from ingot.model.composite import Unfused
 from ingot.ops import reference
 from ingot.store import Checkpoint
 from tools.compare_layers.asked import Asked, asked_for
@@ -79,20 +80,19 @@ def run_ingot(checkpoint: Checkpoint, ops: Any, prompt: Asked | Sequence[int], c
     return Recording(recorder.values(), recorder.calls(), passes, checkpoint)
 
 
-class Recorder:
+class Recorder(Unfused):
     """The op set `ops` with every result written down; `names` maps the id of nodes, leaves and vectors to its path."""
 
-    delta_layer = full_layer = delta_mixer = attention_mixer = swiglu = None  # a fused part would hide its steps
-
     def __init__(self, ops: Any, prefix: str) -> None:
-        self._ops, self._prefix = ops, prefix
+        super().__init__(ops)
+        self._prefix = prefix
         self.names: dict[int, str] = {}
         self._parts: dict[str, list[Array]] = {}
         self._calls: dict[str, list[Call]] = {}
         self._running: list[tuple[str, Counter[str]]] = []
 
     def __getattr__(self, name: str) -> Any:
-        inner = getattr(self._ops, name)
+        inner = super().__getattr__(name)
         return self._recorded(name, inner) if name in ACTIVATIONS else inner
 
     def Node(self, graph: Callable[..., Any] | None, config: Any) -> Any:  # noqa: N802 - the op set's name for it

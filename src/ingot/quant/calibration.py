@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ingot.model.attention import rope_frequencies
-from ingot.model.composite import norm
+from ingot.model.composite import Unfused, norm
 from ingot.model.decoder import decoder_node
 from ingot.ops import Segments
 from ingot.quant.gptq import round_q4
@@ -78,17 +78,12 @@ class CalibratedMatrices:
         return np.asarray(x_TD.T @ x_TD)
 
 
-class _Recorder:
+class _Recorder(Unfused):
     """An op set that adds up the second moments of what each leaf is applied to."""
 
-    delta_layer = full_layer = delta_mixer = attention_mixer = swiglu = None  # a fused one would not pass here
-
     def __init__(self, ops: Any) -> None:
-        self._ops = ops
+        super().__init__(ops)
         self.moments: dict[int, np.ndarray] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._ops, name)
 
     def linears(self, x_TI: np.ndarray, *leaves: Any) -> Any:
         moments = x_TI.T @ x_TI
