@@ -65,6 +65,19 @@ class MatmulTiles {
   std::vector<int64_t> first_{0}, panels_;  // first tile of every matrix; panels of its tiles
 };
 
+// Groups of 32 inputs in a rounded row, padding too: integers come in blocks of two.
+int64_t rounded_groups(const Linear& op) {
+  return round_up(op.inputs, op.format == Format::bf16 ? group_inputs : 2 * group_inputs) / group_inputs;
+}
+
+// The rounded rows of x in `memory`.
+Rounded rounded_arrays(const Linear& op, uint8_t* memory) {
+  const int64_t groups = rounded_groups(op), count = round_up(op.rows, row_tile) * groups;
+  if (op.format == Format::bf16) return {memory, nullptr, nullptr, groups};
+  float* scale = reinterpret_cast<float*>(memory + count * group_inputs);
+  return {memory, scale, reinterpret_cast<int32_t*>(scale + count), groups};
+}
+
 // Floats that runs of attention may leave to be combined: 8 MB, decoding over 262,144 keys at 16 query heads (taste).
 constexpr int64_t part_floats = int64_t(1) << 21;
 
@@ -121,19 +134,8 @@ void Context::round_rows(std::vector<Linear>& ops, bool bf16, uint8_t* memory) {
 
 int64_t Context::rounded_bytes(const Linear& op) const {
   if (op.format == Format::f32) return 0;
-  const int64_t rows = round_up(op.rows, row_tile);
-  const bool bf16 = op.format == Format::bf16;
-  const int64_t groups = round_up(op.inputs, bf16 ? group_inputs : 2 * group_inputs) / group_inputs;
-  return rows * groups * (bf16 ? group_inputs * kernels_.bf16_bytes : group_inputs + 8);
-}
-
-Rounded Context::rounded_arrays(const Linear& op, uint8_t* memory) const {
-  const bool bf16 = op.format == Format::bf16;
-  const int64_t groups = round_up(op.inputs, bf16 ? group_inputs : 2 * group_inputs) / group_inputs;
-  const int64_t count = round_up(op.rows, row_tile) * groups;
-  if (bf16) return {memory, nullptr, nullptr, groups};
-  float* scale = reinterpret_cast<float*>(memory + count * group_inputs);
-  return {memory, scale, reinterpret_cast<int32_t*>(scale + count), groups};
+  const int64_t group = op.format == Format::bf16 ? group_inputs * kernels_.bf16_bytes : group_inputs + 8;
+  return round_up(op.rows, row_tile) * rounded_groups(op) * group;
 }
 
 void Context::linears(std::vector<Linear> ops) {

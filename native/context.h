@@ -64,7 +64,6 @@ class Context {
 
   void round_rows(std::vector<Linear>& ops, bool bf16, uint8_t* memory);
   int64_t rounded_bytes(const Linear& op) const;
-  Rounded rounded_arrays(const Linear& op, uint8_t* memory) const;
 
   // Memory that only grows: rounded rows and each thread's scratch. Callers take turns.
   struct Workspace {

@@ -106,7 +106,7 @@ struct MixerHead {
     float *v = rows.v + taken * rows.value_stride, *decay = rows.decay + taken, *beta = rows.beta + taken;
     value_part(head).convolve(op.conv, past, first, count, v, rows.value_stride);
     mixer_gates(op, begin + first, count, head, decay, beta);
-    if (taken == 0 && first >= past.span.commit) keep_values(head, first, count);
+    if (first >= past.span.commit) keep_values(head, first, count);
     const DeltaRows x{rows.q,
                       rows.k,
                       rows.v,
@@ -126,7 +126,8 @@ struct MixerHead {
     }
   }
 
-  // Accepted tokens of the last pass into the rows of a block, for one value head. What they would read is nobody's.
+  // Accepted tokens of the last pass into the rows of a block, for one value head. What they read is nobody's; q is
+  // set so that they do not compute with anything.
   void take_keys(int64_t taken) const {
     for (int64_t t = 0; t < taken; ++t) {
       const float* k = past.span.draft(t) + parts.k + tile.head * op.key_dim;
@@ -162,7 +163,8 @@ struct MixerHead {
     const MixerPart q = key_part(op.q_taps, 0), k = key_part(op.k_taps, keys);
     for (int64_t r = 0; r < group; ++r)
       begin_state(state(head0 + r), scratch_state(head0 + r), op.conv.seg.start[tile.segment] == 0, head_size);
-    int64_t taken = span.accepted;  // at most draft_length, so that what is uncertain is one block too
+    static_assert(draft_length <= delta_block);  // accepted and uncertain tokens are each of one block
+    int64_t taken = span.accepted;
     for (int64_t first = 0, count; first < span.tokens || taken > 0; first += count, taken = 0) {
       const bool certain = first < span.commit || taken > 0;
       const int64_t left = (certain ? span.commit : span.tokens) - first;
