@@ -1,7 +1,9 @@
-// One line for each operation and instruction set that this machine runs: a digest of the bits of its results. Two
-// machines that print the same digests compute alike; tests/ops/test_emulated.py compares x86 with an emulated ARM.
+// One line for each operation and instruction set that this machine runs: a digest of the bits of its results, on as
+// many threads as the first argument says. Two machines that print the same digests compute alike:
+// tests/ops/test_emulated.py compares x86 with an emulated ARM, test_sanitized.py four watched threads with one.
 #include <bit>
 #include <cstdio>
+#include <cstdlib>
 #include <vector>
 
 #include "context.h"
@@ -110,6 +112,33 @@ void recurrence(Context& context) {
   show(context.isa(), "delta", drafts);
 }
 
+void mixer(Context& context) {
+  const Runs runs;
+  const int64_t tokens = 73, heads = 4, key_heads = 2, size = 48, taps = 4, length = 3;
+  const int64_t channels = (2 * key_heads + heads) * size, width = channels + key_heads * size + heads * (size + 2);
+  const auto u = draw(size_t(tokens * channels), 14), weight = draw(size_t(channels * taps), 15);
+  auto tail = draw(size_t(2 * (taps - 1) * channels), 16), drafts = draw(size_t(length * width), 17);
+  std::vector<float> c(u.size());
+  context.causal_conv1d(
+      {u.data(), weight.data(), tail.data(), c.data(), {drafts.data(), length, width}, channels, taps, runs.ragged()});
+  for (const auto& x : {c, tail, drafts}) show(context.isa(), "conv", x);
+
+  const auto z = draw(size_t(tokens * heads * size), 18), gates = draw(size_t(tokens * heads), 19);
+  const auto small = draw(size_t(heads), 20), norm = draw(size_t(size), 21);
+  auto state = draw(size_t(2 * heads * size * size), 23);
+  std::vector<float> y(z.size());
+  DeltaMixer op{};
+  op.conv = {u.data(), nullptr, tail.data(), nullptr, {drafts.data(), length, width}, channels, taps, runs.ragged()};
+  op.q_taps = weight.data(), op.k_taps = op.q_taps + key_heads * size * taps;
+  op.v_taps = op.k_taps + key_heads * size * taps;
+  op.z = z.data(), op.b = gates.data(), op.a = gates.data(), op.a_log = small.data(), op.dt_bias = small.data();
+  op.norm = norm.data(), op.state = state.data(), op.y = y.data();
+  op.heads = heads, op.key_heads = key_heads, op.key_dim = op.value_dim = size;
+  op.key_scale = 0.2f, op.key_eps = op.norm_eps = 1e-6f;
+  context.delta_mixer(op);
+  for (const auto& x : {y, tail, state, drafts}) show(context.isa(), "mixer", x);
+}
+
 void attention(Context& context) {
   const Runs runs;
   const int64_t tokens = 73, heads = 4, kv_heads = 2, size = 64, pages = 3;
@@ -129,12 +158,13 @@ void attention(Context& context) {
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
   for (const Kernels* kernels : available_kernels()) {
-    Context context(1, kernels->name);
+    Context context(count > 1 ? std::atoi(arguments[1]) : 1, kernels->name);
     linears(context);
     rows(context);
     recurrence(context);
+    mixer(context);
     attention(context);
   }
 }
