@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ingot.model import add_windows, build, new_pools, settle
+from ingot.model.composite import Unfused
 from ingot.model.decoder import delta_layer
 from ingot.model.gated_delta_net import delta_mixer
 from ingot.ops.segments import Segments
@@ -114,47 +115,54 @@ def test_settling_twice_is_settling_once() -> None:
     assert cases.same_bits(first, plain(OPS, ROOT, [0, 5])[1].state(1))
 
 
-@pytest.mark.parametrize("fmt", ["f32", "q8"])
 @pytest.mark.parametrize("isa", native.available_isas())
-def test_fused_layers_equal_their_bodies(isa: str, fmt: str) -> None:
-    """With drafts to take, drafts to leave, and both, one run beside the other."""
-    rng, (ops, root) = np.random.default_rng(2), EACH[isa, fmt]
-    layer, pools = root.model.layers[0], new_pools(ops, CONFIG, slots=3, pages=1)
-    add_windows(ops, CONFIG, pools, 2, LENGTH)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["f32", "q8"]), st.sampled_from([1, LENGTH, 32]))
+@settings(max_examples=20, deadline=None)
+def test_fused_layers_equal_their_bodies(isa: str, seed: int, fmt: str, length: int) -> None:
+    """Any runs, one beside the other: what is given, and all that is written."""
+    rng, (ops, root) = np.random.default_rng(seed), EACH[isa, fmt]
+    layer, pools = root.model.layers[0], new_pools(ops, CONFIG, slots=5, pages=1)
+    add_windows(ops, CONFIG, pools, 4, length)
     pool = pools.layer(0)
     for array in pool:
         array[:] = cases.draw(rng, *array.shape)
     pool[2][..., -12:] = rng.random(pool[2][..., -12:].shape, np.float32)  # decay and beta
-    for lengths, starts, accepted, commit in (
-        ([4, 7], [70, 0], [5, 0], [1, 7]),
-        ([0, 70], [5, 9], [5, 2], [0, 68]),
-        ([5, 1], [8, 2], [3, 2], [0, 1]),
+    seg = cases.tried(rng, length)
+    assume(seg.tokens)  # a body is not asked for none
+    x_TD = cases.draw(rng, seg.tokens, 36)
+    for body, fused, w in (
+        (delta_layer, ops.delta_layer, layer),
+        (delta_mixer, ops.delta_mixer, layer.linear_attn),
     ):
-        seg = replace(
-            cases.ragged(lengths, starts, [2, 0]),
-            window=np.array([1, 0], np.int32),
-            accepted=np.array(accepted, np.int32),
-            commit=np.array(commit, np.int32),
-        )
-        x_TD = cases.draw(rng, seg.tokens, 36)
-        for body, fused, w in (
-            (delta_layer, ops.delta_layer, layer),
-            (delta_mixer, ops.delta_mixer, layer.linear_attn),
-        ):
-            rotary = (None,) if body is delta_layer else ()
-            first, second = ([x.copy() for x in pool] for _ in range(2))
-            want = body.__wrapped__(reference_like(ops), w, x_TD, seg, *rotary, tuple(first))
-            got = fused(w, x_TD, seg, *rotary, tuple(second))
-            assert cases.same_bits([got, *second], [want, *first]), (lengths, body.__name__)
+        rotary = (None,) if body is delta_layer else ()
+        first, second = ([x.copy() for x in pool] for _ in range(2))
+        want = body.__wrapped__(Unfused(ops), w, x_TD, seg, *rotary, tuple(first))
+        got = fused(w, x_TD, seg, *rotary, tuple(second))
+        assert cases.same_bits([got, *second], [want, *first]), body.__name__
 
 
-def reference_like(ops: Any) -> Any:
-    """The op set without its fused mixer, so that a body runs through the small operations."""
-
-    class Small:
-        delta_mixer = None
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(ops, name)
-
-    return Small()
+@pytest.mark.parametrize("part", ["delta_layer", "delta_mixer"])
+def test_drafts_that_a_fused_layer_refuses(part: str) -> None:
+    """Both need a tail and a state, and rows that are neither shorter nor longer; nothing is written before."""
+    layer, pools = ROOT.model.layers[0], new_pools(OPS, CONFIG, slots=2, pages=1)
+    add_windows(OPS, CONFIG, pools, 1, LENGTH)
+    tail, state, drafts = pools.layer(0)
+    text = CONFIG.text
+    row = text.conv_dim + 2 * 14 + 6 * (20 + 2)
+    longer, shorter = (np.zeros((1, LENGTH, row + more), np.float32) for more in (1, -1))
+    seg = replace(
+        cases.ragged([3], [7], [1]),
+        **{name: np.array([n], np.int32) for name, n in (("window", 0), ("accepted", 2), ("commit", 1))},
+    )
+    x_TD = cases.draw(np.random.default_rng(0), 3, 36)
+    node, rest = (layer, (None,)) if part == "delta_layer" else (layer.linear_attn, ())
+    for pool, sentence in (
+        ((None, state, drafts), "drafts wait for a tail and a state; both are needed"),
+        ((tail, None, drafts), "drafts wait for a tail and a state; both are needed"),
+        ((tail, state, longer), f"drafts has R = {row + 1} columns, expected {row}"),
+        ((tail, state, shorter), f"drafts has R = {row - 1} columns, expected {row}"),
+        ((tail, state, drafts[:, :1].copy()), r"accepted\[0\] is 2, expected 0 to 1: the run has room for 1 drafts"),
+    ):
+        with pytest.raises(ValueError, match=f"{part}: {sentence}"):
+            getattr(OPS, part)(node, x_TD, seg, *rest, pool)
+    assert not any(array.any() for array in (tail, state, drafts))

@@ -185,6 +185,24 @@ def stateless(ops: Any, rng: np.random.Generator) -> tuple[Array, ...]:
     )
 
 
+def tried(rng: np.random.Generator, length: int, slots: int = 5, windows: int = 4) -> Segments:
+    """Some runs, each with or without a slot, a window, a past; drafts to take, to leave, both or none; often all that
+    there is room for, or one. Counts that only longer runs have are among them: over a page, over a block."""
+
+    def some(most: int) -> int:
+        return int(min(most, rng.choice([0, 1, most, rng.integers(most + 1)])))
+
+    count = int(rng.integers(1, 5))
+    slot, window = (rng.permutation(rows)[:count].astype(np.int32) for rows in (slots, windows))
+    slot[rng.random(count) < 0.2], window[rng.random(count) < 0.2] = -1, -1
+    room = np.where((slot < 0) | (window < 0), 0, length)
+    accepted, uncertain = (np.array([some(n) for n in room], np.int32) for _ in range(2))
+    start = (accepted + [some(90) for _ in room]) * (rng.random(count) < 0.8)
+    commit = np.array([some(70) for _ in room], np.int32)
+    seg = ragged(commit + uncertain, start, slot)
+    return replace(seg, window=window, accepted=np.minimum(accepted, start).astype(np.int32), commit=commit)
+
+
 CASES: dict[str, Callable[..., tuple[Array, ...]]] = {
     f.__name__: f
     for f in (embed, linears, norms, gates, rope, conv, delta, attention, attention_bf16, attention_q8, stateless)

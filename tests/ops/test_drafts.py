@@ -91,6 +91,33 @@ def test_other_slots_are_left_alone(isa: str) -> None:
         assert not same_bits([old[1]], [new[1]])
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 5]), st.sampled_from([1, LENGTH, 32]))
+@settings(max_examples=40, deadline=None)
+def test_any_runs_are_those_of_the_definition(seed: int, width: int, length: int) -> None:
+    """Everything that is written, on every instruction set: outputs, tails, states, windows, what is left alone."""
+    rng = np.random.default_rng(seed)
+    seg = cases.tried(rng, length)
+    row = CHANNELS + 2 * 19 + HEADS * (53 + 2)
+    u, w, *rows = (
+        cases.draw(rng, seg.tokens, CHANNELS),
+        cases.draw(rng, CHANNELS, width),
+        *cases.delta_inputs(rng, seg.tokens),
+    )
+    tail, state = cases.draw(rng, 5, width - 1, CHANNELS), cases.draw(rng, 5, HEADS, 53, 19)
+    drafts = cases.draw(rng, 4, length, row)
+    drafts[..., CHANNELS:][..., : 2 * 19] *= 0.2  # keys are of length 1, or a state grows
+    drafts[..., -2 * HEADS :] = rng.random((4, length, 2 * HEADS), np.float32)
+    found = {}
+    for isa, ops in EACH.items():
+        pools = tail.copy(), cases.state_of(ops, state), drafts.copy()
+        c, o = ops.causal_conv1d(u, w, seg, pools[0], pools[2]), ops.gated_delta_rule(*rows, seg, *pools[1:])
+        found[isa] = c, o, pools[0], cases.plain_state(ops, pools[1], 53), pools[2]
+    want = found.pop("reference")
+    for got in found.values():
+        assert close(got, want, exact=False)
+        assert same_bits(got, found["scalar"])
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_company_and_threads_change_nothing(threads: int) -> None:
     """Three runs, one of them with drafts to take, one that only tries, one without a state."""
@@ -124,6 +151,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "accepted before the first token": ({"accepted": ints(1, 0)}, r"accepted\[0\] is 1, expected 0 to 0"),
     "a negative count": ({"accepted": ints(0, -1)}, r"accepted\[1\] is -1, expected 0 to 4"),
+    "a negative start of what is certain": ({"commit": ints(3, -3)}, r"commit\[1\] is -3, expected 0 to 5"),
+    "more left than there are rows": (
+        {"offset": ints(0, 0, 8), "commit": ints(0, 0)},
+        r"commit\[1\] is 0, expected 1 to 8: the run has room for 7 drafts",
+    ),
     "more than the run": ({"commit": ints(4, 5)}, r"commit\[0\] is 4, expected 0 to 3"),
     "a count for one run of two": ({"commit": ints(3)}, r"commit is \(1,\), expected \(S,\) = \(2,\)"),
     "no window": (
@@ -142,29 +174,102 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_counts_that_cannot_be(name: str) -> None:
-    ops, (change, sentence) = EACH["scalar"], BAD[name]
-    rng = np.random.default_rng(0)
-    tail, drafts = cases.draw(rng, 2, WIDTH - 1, CHANNELS), cases.draw(rng, 3, LENGTH, ROW)
-    with pytest.raises(ValueError, match="causal_conv1d: " + sentence):
-        ops.causal_conv1d(
-            cases.draw(rng, 8, CHANNELS), cases.draw(rng, CHANNELS, 4), replace(SEG, **change), tail, drafts
-        )
+def pool_of(op: str, rng: np.random.Generator) -> np.ndarray:
+    """What the operation remembers of two slots."""
+    return (
+        cases.draw(rng, 2, WIDTH - 1, CHANNELS) if op == "causal_conv1d" else cases.draw(rng, 2, HEADS, 2, KEY_DIM, 16)
+    )
 
 
-def test_rows_of_drafts_that_cannot_be() -> None:
+def call(op: str, seg: Segments, pool: Any, drafts: Any) -> None:
     rng, ops = np.random.default_rng(0), EACH["scalar"]
-    u, w, tail = cases.draw(rng, 8, CHANNELS), cases.draw(rng, CHANNELS, 4), cases.draw(rng, 2, 3, CHANNELS)
-    uncertain = replace(SEG, commit=ints(1, 1))
-    for seg, arrays, sentence in (
-        (uncertain, (tail, None), r"commit\[0\] is 1, expected 3 to 3: the run has room for 0 drafts"),
-        (uncertain, (tail, cases.draw(rng, 3, 33, ROW)), "drafts has L = 33 rows, expected at most 32"),
-        (uncertain, (tail, cases.draw(rng, 3, 7, 36)), "drafts has R = 36 columns, expected at least 37"),
-        (SEG, (None, cases.draw(rng, 3, 7, ROW)), "drafts wait for a tail; it is needed"),
+    if op == "causal_conv1d":
+        ops.causal_conv1d(cases.draw(rng, 8, CHANNELS), cases.draw(rng, CHANNELS, WIDTH), seg, pool, drafts)
+    else:
+        k, v, gate = (cases.draw(rng, 8, *shape) for shape in ((KEYS, KEY_DIM), (HEADS, VALUE_DIM), (HEADS,)))
+        ops.gated_delta_rule(k, k, v, gate, gate, seg, pool, drafts)
+
+
+OPERATIONS = pytest.mark.parametrize("op", ["causal_conv1d", "gated_delta_rule"])
+
+
+@OPERATIONS
+@pytest.mark.parametrize("name", BAD)
+def test_counts_that_cannot_be(name: str, op: str) -> None:
+    (change, sentence), rng = BAD[name], np.random.default_rng(0)
+    arrays = pool_of(op, rng), cases.draw(rng, 3, LENGTH, ROW)
+    before = [x.copy() for x in arrays]
+    call(op, SEG, *(x.copy() for x in arrays))
+    with pytest.raises(ValueError, match=f"{op}: {sentence}"):
+        call(op, replace(SEG, **change), *arrays)
+    assert same_bits(before, arrays)
+
+
+UNCERTAIN = replace(SEG, commit=ints(1, 1))
+
+
+@OPERATIONS
+@pytest.mark.parametrize(
+    ("length", "columns", "sentence"),
+    [
+        (None, None, r"commit\[0\] is 1, expected 3 to 3: the run has room for 0 drafts"),
+        (33, ROW, "drafts has L = 33 rows, expected at most 32"),
+        (7, 36, r"drafts has R = 36 columns, expected at least (37|176)"),
+        (1, ROW, r"commit\[0\] is 1, expected 2 to 3: the run has room for 1 drafts"),
+    ],
+)
+def test_rows_of_drafts_that_cannot_be(op: str, length: int | None, columns: int, sentence: str) -> None:
+    rng = np.random.default_rng(0)
+    drafts = None if length is None else cases.draw(rng, 3, length, columns)
+    with pytest.raises(ValueError, match=f"{op}: {sentence}"):
+        call(op, UNCERTAIN, pool_of(op, rng), drafts)
+
+
+@OPERATIONS
+def test_as_many_as_there_can_be(op: str) -> None:
+    """All 32 tried, then all accepted, with as many again: the last row of the last window."""
+    rng = np.random.default_rng(0)
+    pool, drafts = pool_of(op, rng), cases.draw(rng, 3, 32, ROW)
+    for accepted, start in ((0, 32), (32, 64)):
+        seg = replace(
+            cases.ragged([0, 8], [9, start], [1, 0]), window=ints(-1, 2), accepted=ints(0, accepted), commit=ints(0, 0)
+        )
+        before = drafts.copy()
+        call(op, seg, pool, drafts)
+        assert same_bits([drafts[:2], drafts[2, 8:]], [before[:2], before[2, 8:]])
+        assert np.isfinite(drafts).all()
+
+
+@OPERATIONS
+def test_drafts_need_what_they_wait_for(op: str) -> None:
+    with pytest.raises(ValueError, match=f"{op}: drafts wait for a (tail|state); it is needed"):
+        call(op, SEG, None, cases.draw(np.random.default_rng(0), 3, LENGTH, ROW))
+
+
+@OPERATIONS
+@pytest.mark.parametrize("name", ["window", "accepted", "commit"])
+def test_integers_of_another_kind(op: str, name: str) -> None:
+    rng = np.random.default_rng(0)
+    drafts, counts = cases.draw(rng, 3, LENGTH, ROW), getattr(SEG, name)
+    with pytest.raises(TypeError, match=f"{op}: {name} is int64, expected int32"):
+        call(op, replace(SEG, **{name: counts.astype(np.int64)}), pool_of(op, rng), drafts)
+    with pytest.raises(ValueError, match=rf"{op}: {name} is \(2, 1\), expected \(S,\) = \(2,\)"):
+        call(op, replace(SEG, **{name: counts[:, None]}), pool_of(op, rng), drafts)
+
+
+@OPERATIONS
+def test_drafts_of_another_kind(op: str) -> None:
+    rng = np.random.default_rng(0)
+    pool, drafts, frozen = pool_of(op, rng), cases.draw(rng, 3, LENGTH, ROW), cases.draw(rng, 3, LENGTH, ROW)
+    frozen.flags.writeable = False
+    for bad, kind, sentence in (
+        (drafts.astype(np.float64), TypeError, "drafts is float64, expected float32"),
+        (cases.draw(rng, 3, LENGTH, 2 * ROW)[..., ::2], ValueError, "drafts is not C-contiguous"),
+        (drafts[0], ValueError, r"drafts is \(7, 213\), expected \(windows, L, R\)"),
+        (frozen, TypeError, "incompatible function arguments"),
     ):
-        with pytest.raises(ValueError, match="causal_conv1d: " + sentence):
-            ops.causal_conv1d(u, w, seg, *arrays)
+        with pytest.raises(kind, match=sentence):
+            call(op, SEG, pool, bad)
 
 
 def test_torch_refuses() -> None:

@@ -176,8 +176,8 @@ def causal_conv1d(
     (channels, width), out = w_CW.shape, np.empty_like(u_TC)
     for s in range(len(seg.start)):
         begin, taken, commit, end = _span(seg, s)
-        fresh = tail is None or seg.start[s] == 0
-        past = np.zeros((width - 1, channels), np.float32) if fresh else tail[seg.slot[s]]  # type: ignore[index]
+        kept = _row(tail, seg, s)
+        past = np.zeros((width - 1, channels), np.float32) if kept is None or seg.start[s] == 0 else kept
         waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
         if taken:
             past = np.concatenate([past, waiting[:taken, :channels]])  # type: ignore[index]
@@ -185,8 +185,8 @@ def causal_conv1d(
         first = len(past) - (width - 1)
         total = sum((w_CW[:, j] * u[first + j :][: end - begin] for j in range(width)), np.zeros_like(u_TC[begin:end]))
         out[begin:end] = total * sigmoid(total)
-        if tail is not None:
-            tail[seg.slot[s]] = u[first + commit - begin :][: width - 1]
+        if kept is not None:
+            kept[:] = u[first + commit - begin :][: width - 1]
         if waiting is not None:
             waiting[: end - commit, :channels] = u_TC[commit:end]
     return out
@@ -199,6 +199,12 @@ def _span(seg: Segments, s: int) -> tuple[int, int, int, int]:
     if seg.accepted is None or seg.commit is None:
         return begin, 0, end, end
     return begin, int(seg.accepted[s]), begin + int(seg.commit[s]), end
+
+
+def _row(pool: Array | None, seg: Segments, s: int) -> Array | None:
+    """What run s goes on from and leaves, a row of the pool; None where there is none, or nothing to add to it."""
+    begin, taken, _, end = _span(seg, s)
+    return None if pool is None or seg.slot[s] < 0 or (begin == end and not taken) else pool[seg.slot[s]]
 
 
 def l2_norm(x: Array, scale: float, eps: float = 1e-6) -> Array:
@@ -248,15 +254,16 @@ def gated_delta_rule(
     for s in range(len(seg.start)):
         begin, taken, commit, end = _span(seg, s)
         S_HVK = np.zeros((*v_THV.shape[1:], k_TGK.shape[2]), np.float32)
-        if state is not None and seg.start[s] > 0:
-            S_HVK[:] = state[seg.slot[s]]
+        kept = _row(state, seg, s)
+        if kept is not None and seg.start[s] > 0:
+            S_HVK[:] = kept
         waiting = None if drafts is None or seg.window is None else drafts[seg.window[s]]
         for row_R in waiting[:taken] if taken else ():  # type: ignore[index]
             k_GK, v_HV, decay_H, beta_H = _update(row_R, k_TGK.shape[1:], v_THV.shape[1:])
             _step(k_GK, k_GK, v_HV, decay_H, beta_H, S_HVK)
         for t in range(begin, end + 1):
-            if t == commit and state is not None:
-                state[seg.slot[s]] = S_HVK
+            if t == commit and kept is not None:
+                kept[:] = S_HVK
             if t < end:
                 out[t] = _step(q_TGK[t], k_TGK[t], v_THV[t], decay_TH[t], beta_TH[t], S_HVK)
         if commit < end and waiting is not None:
