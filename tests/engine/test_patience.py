@@ -31,6 +31,7 @@ def words(seed: int, count: int) -> np.ndarray:
 
 
 SYSTEM = words(0, 96)
+WAIT_TURNS = 6  # of five seconds, that one waits
 
 
 @dataclass
@@ -169,15 +170,20 @@ def test_many_calls_of_tools_do_not_leave_a_state_each(start: Start, pause: floa
     assert len(process.kept()) <= (len(said) + 50 * 52) / process.disk._patience.worth
 
 
-def test_a_long_conversation_of_quick_turns_is_twice_its_keys_at_most(start: Start) -> None:
-    process, said = start(states=150), SYSTEM
+@pytest.mark.parametrize("states", [60, 200])
+def test_a_long_conversation_of_quick_turns_is_twice_its_keys_at_most(start: Start, states: int) -> None:
+    """With a state for as many tokens as it has bytes for: whether memory still has those before or not."""
+    process, said = start(states=states), SYSTEM
     for turn in range(60):
         said = np.r_[said, words(turn + 1, 20)]
         process.ask(said)
         process.rest(5.0)
+    worth, kept = process.disk._patience.worth, process.kept()
+    assert bool(process.engine.cache.evictions) == (states == 60)
+    assert len(kept) <= len(said) / worth + 2
+    assert max(np.diff([*kept, len(said)])) <= worth + 20 * (WAIT_TURNS + 2), "so much is lost by a crash"
     process.stop()
-    assert len(process.kept()) <= len(said) / process.disk._patience.worth + 2, "a state's worth of keys for each"
-    assert process.has(said[:-2])
+    assert process.has(said[:-2]) or states == 60
 
 
 @pytest.mark.parametrize("short", [True, False])
@@ -288,6 +294,24 @@ def test_an_eviction_beside_those_that_wait_leaves_them_their_patience(start: St
     assert not process.has(said)
     process.stop()
     assert process.has(said)
+
+
+def test_what_was_forgotten_at_once_takes_nobodys_place(start: Start) -> None:
+    process = start()
+    said = np.r_[SYSTEM, words(1, 100)]
+    process.ask(said)
+    following = np.r_[said, words(2, 200)]
+    note = process.disk.note
+
+    def too_late(snapshot: Any, *about: Any) -> None:
+        if snapshot.position > len(said):
+            process.engine.cache.drop(snapshot)
+        note(snapshot, *about)
+
+    process.disk.note = too_late  # type: ignore[method-assign]
+    process.ask(following)
+    process.stop()
+    assert process.has(said[:-2])
 
 
 def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start: Start) -> None:

@@ -26,8 +26,8 @@ from ingot.ops import PAGE
 SLICE_BYTES = 32 << 20  # copied between two passes; measured: 7 to 22 ms
 LEAST = 128  # tokens; a state is 20 to 50 MB of disk, and to read fewer again takes a second (taste)
 PAGE_RECORD, SNAPSHOT_RECORD = 1, 2
-# The turn's is the one that the next turn goes on from; what is computed in the middle of a document, or in idle time,
-# costs as much disk and saves less.
+# The turn's is the one that the next turn goes on from; what is kept in the middle of a document costs as much disk and
+# saves less.
 KINDS = frozenset({"system", "breakpoint", "junction", "turn", "media"})
 _META = struct.Struct("<I")  # tokens before a snapshot; its kind follows
 
@@ -118,6 +118,7 @@ class Disk:
         if snapshot.kind == "turn" or (snapshot.kind == "end" and little):
             self._patience.add(snapshot, saved, sequence)
         else:
+            self._patience.leave(snapshot)
             self._behind.append(snapshot)
 
     def leaves(self, snapshot: Snapshot) -> None:

@@ -71,7 +71,7 @@ class IdleReader:
                 self._cache.compare(run.sequence, waiting.canary)
             kept = self._cache.donate(run.sequence, "turn")
             if self._cache.disk is not None:
-                self._cache.disk.note(kept, run.came_from, run.sequence, ahead=True)
+                self._cache.disk.note(kept, run.came_from, ahead=True)
 
     def pause(self) -> None:
         """Give back the memory of the prompt that is being read, if one is. It goes back to those that wait; what it
