@@ -268,3 +268,17 @@ def test_what_is_read_idly_is_in_nobodys_way():
     scheduler.add(request)
     assert told(next(iter(answers(scheduler).values()))) == cold(request)
     check_accounts(made)
+
+
+def test_a_page_that_is_copied_while_what_it_led_to_is_forgotten():
+    """The last page of a snapshot may be a node's, too: it leads nowhere when all behind it went to make room."""
+    made = engine(1, 5)
+    made.states.prepare(3 + 5, 13)
+    made.cache.budget += 13 * made.states.page_bytes
+    scheduler = Scheduler(made, 1)
+    for shared, tails in ((200, [0, 1]), (290, [5, 3, 0])):
+        for tail in tails:
+            scheduler.add(asked(np.r_[STREAM[:shared], STREAM[500 : 500 + 75 * (tail % 3)], STREAM[: 20 * tail + 1]]))
+        while scheduler.unfinished:
+            scheduler.step()
+            check_accounts(made, scheduler)
