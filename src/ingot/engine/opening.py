@@ -85,8 +85,8 @@ class Opening:
         for other in held:
             pages += self._pages(other, other.parts // PAGE, len(other.answers))
             slots += len(other.answers)
-        known = match.snapshot.pages[:shared] if match.snapshot is not None else []
-        return self.states.has_room(pages, slots, pinned=sum(not self.states.users(page) for page in known))
+        # as if it shared nothing that runs: the snapshot may have to go for its slot, and then it reads everything
+        return self.states.has_room(pages, slots, pinned=shared)
 
     def _pages(self, waiting: Waiting, shared: int, count: int) -> int:
         """Pages that so many answers need, of which they share the first."""
