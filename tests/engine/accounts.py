@@ -16,7 +16,13 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     for waiting in [waiting for scheduler in schedulers for waiting in scheduler._waiting]:
         if waiting.seen == cache.changes:
             assert waiting.match == cache.match(waiting.keys, waiting.request.salt)
+        reader = waiting.reader
+        assert reader is None or reader.answer < waiting.first
     runs = [run for scheduler in schedulers for run in scheduler._runs]
+    for run in runs:
+        places = [mark.position for mark in run.marks]
+        assert places == sorted(set(places))
+        assert not places or run.sequence.length < places[0] <= places[-1] <= run.sequence.length + len(run.pending)
     runs += [run for scheduler in schedulers if (run := scheduler._idle.run)]
     nodes, snapshots = list(cache.nodes()), cache.snapshots
     slots = [run.sequence.slot for run in runs] + [snapshot.slot for snapshot in snapshots]

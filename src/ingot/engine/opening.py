@@ -4,6 +4,7 @@ snapshots will be kept."""
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ JUNCTION = 64
 @dataclass(eq=False)
 class Waiting:
     """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
-    still wanted. `match` is what the prefix cache had when it had `seen` so many changes."""
+    still wanted. `match` is what the prefix cache had when it had `seen` so many changes. It is held until `reader` has
+    read as many tokens as they have in common, or begins for itself (`engine/held.py`)."""
 
     request: Request
     ids: np.ndarray
@@ -41,6 +43,8 @@ class Waiting:
     canary: Snapshot | None = None  # what shall be computed again, and be equal
     match: Match = field(default_factory=Match)
     seen: int = -1
+    reader: Run | None = None
+    parts: int = 0  # the tokens of its prompt up to where it was last held
 
 
 class Opening:
@@ -74,12 +78,20 @@ class Opening:
         """Tokens of the prompt and the longest answer."""
         return min(len(ids) + request.max_tokens, self.engine.context)
 
-    def fits(self, waiting: Waiting, match: Match, count: int) -> bool:
-        """Whether so many answers have room beside those that run."""
-        total, length = self.tokens(waiting.request, waiting.ids), len(waiting.ids)
+    def fits(self, waiting: Waiting, match: Match, count: int, held: Iterable[Waiting] = ()) -> bool:
+        """Whether so many answers have room beside those that run, and those that are held and keep theirs."""
         shared = match.cached // PAGE
-        pages = pages_of(total) - shared + (count - 1) * (pages_of(total) - length // PAGE)
-        return self.states.has_room(pages, count, pinned=shared)
+        pages, slots = self._pages(waiting, shared, count), count
+        for other in held:
+            pages += self._pages(other, other.parts // PAGE, len(other.answers))
+            slots += len(other.answers)
+        # as if it shared nothing that runs: the snapshot may have to go for its slot, and then it reads everything
+        return self.states.has_room(pages, slots, pinned=shared)
+
+    def _pages(self, waiting: Waiting, shared: int, count: int) -> int:
+        """Pages that so many answers need, of which they share the first."""
+        total = pages_of(self.tokens(waiting.request, waiting.ids))
+        return total - shared + (count - 1) * (total - len(waiting.ids) // PAGE)
 
     def sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
         """Who chooses the tokens of one answer."""

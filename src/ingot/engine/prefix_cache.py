@@ -111,6 +111,8 @@ class PrefixCache:
         snapshot.used, snapshot.hits = self.clock(), snapshot.hits + 1
         sequence.node = snapshot.node
         self.states.share(sequence, snapshot.pages, snapshot.position)
+        for child in tuple(snapshot.node.children.values()):
+            self.prune(child)  # its page was being copied when what it led to was forgotten
 
     def root(self, salt: str) -> Node:
         """Where the prompts with a salt begin."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ingot.engine.prefix_cache import LEAST_TOKENS
 from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Mark, Request, Reuse
 from ingot.engine.sampler import Sampler
@@ -52,6 +53,15 @@ class Run:
         ends."""
         count = min(count, len(self.pending))
         return min(count, self.marks[0].position - self.sequence.length) if self.marks else count
+
+    def keep_at(self, position: int) -> int:
+        """Keep a snapshot after so many tokens of the prompt, which are not read yet, or a few less where one will be
+        kept anyway: after how many."""
+        for mark in self.marks:
+            if position - LEAST_TOKENS < mark.position <= position:
+                return mark.position
+        self.marks.insert(sum(mark.position < position for mark in self.marks), Mark(position, "junction"))
+        return position
 
     def part(self, count: int) -> Part:
         """Its next tokens: what was chosen last and the drafts, or `count` of its prompt."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ingot.engine.disk import KINDS
+from ingot.engine.held import is_held
 from ingot.engine.idle import IdleReader
 from ingot.engine.logprobs import logprobs
 from ingot.engine.opening import Opening, Waiting
@@ -78,6 +79,11 @@ class Scheduler:
         """Answers that have begun and not ended."""
         return sum(1 + len(run.twins) for run in self._runs)
 
+    @property
+    def held(self) -> set[int]:
+        """Answers that have not begun, because what their prompts begin with is being read for another."""
+        return {answer for waiting in self._waiting if waiting.reader is not None for answer in waiting.answers}
+
     def checked(self, request: Request) -> Waiting:
         """A request in the form in which it waits, which remembers what was found out about it; ValueError."""
         return self._opening.checked(request)
@@ -103,7 +109,8 @@ class Scheduler:
         """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
         being read idly gives its own back."""
         self._idle.pause()
-        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n)
+        held = [other for other in self._waiting if other.reader is not None]
+        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n, held)
 
     def known(self, waiting: Waiting) -> int:
         """How many of a request's first tokens the prefix cache would give now, if the disk gives what it has."""
@@ -168,19 +175,22 @@ class Scheduler:
             self.cache.disk.finish(FINISH_S)
 
     def _admit(self) -> None:
-        """Begin those that wait, by priority and in order, while there is place."""
-        while self._waiting:
-            first = self._waiting[0]
-            count = len(first.answers)
-            if self._runs and self.running + count > self.width:
+        """Begin those that wait, by priority and in order, while there is place. Who is held keeps a place, so that
+        those who came later do not take it."""
+        held: list[Waiting] = []
+        for waiting in tuple(self._waiting):
+            count = len(waiting.answers)
+            if self._runs and self.running + sum(len(other.answers) for other in held) + count > self.width:
                 return
-            match = self._opening.match(first)
-            if not self._opening.fits(first, match, count):
+            if is_held(self._opening, waiting, self._runs):
+                held.append(waiting)
+                continue
+            if not self._opening.fits(waiting, self._opening.match(waiting), count, held):
                 if self._runs:
                     return
-                self.states.check(self._opening.tokens(first.request, first.ids), count)
-            self._waiting.pop(0)
-            self._begin(first)
+                self.states.check(self._opening.tokens(waiting.request, waiting.ids), count)
+            self._waiting.remove(waiting)
+            self._begin(waiting)
 
     def _begin(self, waiting: Waiting) -> None:
         request, ids = waiting.request, waiting.ids

@@ -331,14 +331,16 @@ class EngineThread:
                 self._drop(ticket, token.answer)
 
     def _crashed(self, error: Exception) -> None:
-        """A pass failed: those who were in it have lost their states; the others go on."""
+        """A pass failed: those who were in it have lost their states; those who are held, and the others, go on."""
         log.error("a pass of the engine failed", exc_info=error)
         self.errors += 1
         self._crashes += 1
         if self._crashes >= CRASHES:
             self._give_up(f"the engine has stopped: {CRASHES} passes failed one after the other; restart the server")
         else:
-            self._fail(dict.fromkeys(self._tickets.values()), ApiError(500, _failed(error)))
+            held = self._scheduler.held
+            lost = [ticket for number, ticket in self._tickets.items() if number not in held]
+            self._fail(dict.fromkeys(lost), ApiError(500, _failed(error)))
 
     def _give_up(self, sentence: str) -> None:
         self.failure = sentence
