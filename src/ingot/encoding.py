@@ -18,6 +18,7 @@ from ingot.prompt.media import TEXT_ONLY, AllowUrls, Picture, Preprocessor, expa
 from ingot.spec import Config
 
 Messages = Sequence[Mapping[str, Any]]
+_UNKNOWN = "5e29b1c7 is said"  # in the place of what nobody has said yet; a text that has it is read ahead to there
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,13 @@ class Encoder:
         """What the prompt of the turn after `answer` begins with, whatever is said then; None where that is not known:
         of conversations with pictures."""
         role = "tool" if answer.get("tool_calls") else "user"
-        first, second = (
-            replace(chat, messages=[*chat.messages, answer, {"role": role, "content": said}]) for said in ("a", "b")
-        )
-        text, media = first.rendered(self.template)
-        if media:
+        after = replace(chat, messages=[*chat.messages, answer, {"role": role, "content": _UNKNOWN}])
+        text, media = after.rendered(self.template)
+        known, found, _ = text.partition(_UNKNOWN)
+        if media or not found:
             return None
-        shared = _shared(text, second.rendered(self.template)[0])
-        ids = self._ids(shared, salt)
-        return Prompt(ids, text_positions(len(ids)), shared, marks=self._marks(ids, (), ())) if len(ids) else None
+        ids = self._ids(known, salt)
+        return Prompt(ids, text_positions(len(ids)), known, marks=self._marks(ids, (), ())) if len(ids) else None
 
     def _ids(self, text: str, salt: str | None) -> np.ndarray:
         if salt is None:

@@ -15,6 +15,7 @@ from typing import Any
 from ingot.beside import eos_ids_of, generation_config_of, preprocessor_of, template_of
 from ingot.cached import tokenizer_of, weights_of
 from ingot.engine import SPECULATE, Engine
+from ingot.engine.answer_records import AnswerRecords
 from ingot.engine.disk import Disk
 from ingot.fingerprint import fingerprint
 from ingot.language_model import LanguageModel
@@ -168,6 +169,8 @@ def _keep_on_disk(model: LanguageModel, size: bool | int, cache: bool | Path, pr
     )
     journal.wait_scanned(SCAN_S)
     engine.cache.disk = Disk(engine.cache, journal)
+    if model.tokenizer is not None:
+        model.encoder.answers.records = AnswerRecords(journal)
     weakref.finalize(engine, journal.close)  # at the end of the process, too
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from ingot.engine import Mark, Request, SamplingParams
 from ingot.language_model import LanguageModel
 from ingot.options import Options
 from tests.api.small_model import write_seeing_model, write_small_model
+from tests.prompt.official import TEMPLATES
 
 pytest.importorskip("ingot.ops.native", exc_type=ImportError)
 
@@ -120,3 +123,50 @@ def test_what_is_refused(model: Path, tmp_path: Path, options: dict[str, Any], s
         pytest.importorskip("torch")
     with pytest.raises(ValueError, match=sentence.replace("'", ".")):
         ingot.load(model, cache=tmp_path / "cache", **options)
+
+
+PROCESS = """
+import sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from tests.api.test_prefix_disk import conversation
+print(repr(conversation(Path(sys.argv[1]), Path(sys.argv[2]), *map(eval, sys.argv[3:]))))
+"""
+
+
+def conversation(model: Path, cache: Path, said: list[str], turns: int) -> tuple[list[str], list[int], list[int]]:
+    """Turns of a conversation in which so much was said: what the answers are, how many tokens of each prompt were
+    cached, and how many of those came from disk. Letters that BPE would merge are said one by one."""
+    loaded = ingot.load(model, cache=cache, prefix_disk=True, prefix_cache=64 << 20)
+    letters = dict.fromkeys(loaded.tokenizer.encode("w o r l d h e"), 60.0)  # type: ignore[union-attr]
+    system = {"role": "system", "content": "you am a system; what is the world? " * 6}
+    answers, cached, disk = list(said), [], []
+    for turn in range(len(said), len(said) + turns):
+        messages = [system]
+        for number in range(turn + 1):
+            messages.append({"role": "user", "content": f"hello {number}"})
+            messages += [{"role": "assistant", "content": text} for text in answers[number : number + 1]]
+        made = loaded.chat(messages, thinking=False, max_tokens=20, seed=turn, logit_bias=letters)
+        answers.append(made.content)
+        cached.append(made.usage.cached_tokens)
+        disk.append(made.reuse.disk)
+    loaded.engine.cache.disk.finish(20)
+    loaded.engine.cache.disk.journal.close()
+    return answers, cached, disk
+
+
+def test_echoed_answers_are_warm_after_a_restart(tmp_path: Path) -> None:
+    """Of a real process: this one finds what that one has said, token for token."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "chat_template.jinja").write_text(TEMPLATES["4B_9B"])
+    model = write_small_model(tmp_path / "model", max_position_embeddings=4096)
+    root = Path(__file__).resolve().parents[2]
+    text = PROCESS.format(paths=[str(root), str(Path(ingot.__file__).resolve().parents[1])])
+
+    command = [sys.executable, "-c", text, str(model), str(tmp_path / "cache"), "[]", "2"]
+    said, first, _ = eval(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    said, (cached,), (disk,) = conversation(model, tmp_path / "cache", said, 1)
+    answers, whole, _ = conversation(model, tmp_path / "other", [], 3)
+    assert said == answers
+    assert [*first, cached] == whole  # as without a restart
+    assert cached == disk > whole[1] > whole[0]

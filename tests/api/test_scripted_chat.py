@@ -9,15 +9,10 @@ import pytest
 import ingot
 from ingot.engine import Token
 from tests.api.small_model import write_small_model
+from tests.prompt.parsing import tool
 
 MESSAGES = [{"role": "user", "content": "hello"}]
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
-    },
-}
+TOOL = tool("add", a={"type": "integer"}, b={"type": "integer"})
 PARAMETERS = "<parameter=a>\n17\n</parameter>\n<parameter=b>\n25\n</parameter>\n"
 CALL = f"<tool_call>\n<function=add>\n{PARAMETERS}</function>\n</tool_call>"
 

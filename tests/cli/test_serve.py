@@ -54,6 +54,16 @@ SUM = [{"role": "user", "content": "What is 17 + 25?"}]
 LONG = {"messages": SUM, "ignore_eos": True, "max_tokens": 1500, "stream": True}
 
 
+@contextlib.contextmanager
+def answering(**more):
+    """A server in the midst of a long answer: process, port, the response that has begun."""
+    with started() as (process, port):
+        connection, response = ask(port, **LONG, **more)
+        assert response.readline().startswith(b"data: ")
+        yield process, port, response
+        connection.close()
+
+
 def test_the_prefix_cache_has_its_options():
     system = {"role": "system", "content": "You are a friendly tutor for children. " * 8}
     said = {"role": "assistant", "content": "42", "reasoning_content": "17 and 25 make 42"}
@@ -97,9 +107,7 @@ def test_it_answers_and_a_signal_ends_it():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_an_answer_end(number):
-    with started() as (process, port):
-        connection, response = ask(port, **LONG)
-        first = response.readline()
+    with answering() as (process, port, response):
         process.send_signal(number)
         for line in process.stdout:
             if "finishing 1 requests" in line:
@@ -107,19 +115,14 @@ def test_a_signal_lets_an_answer_end(number):
         refused, second = ask(port, messages=SUM)
         assert (second.status, second.getheader("retry-after")) == (503, "5")
         refused.close()
-        rest = response.read()
-        assert first.startswith(b"data: ")
-        assert rest.endswith(b"data: [DONE]\n\n")
-        connection.close()
+        assert response.read().endswith(b"data: [DONE]\n\n")
         _, err = process.communicate(timeout=20)
         assert process.returncode == 0
         assert "Traceback" not in err
 
 
 def test_a_second_signal_ends_it_at_once():
-    with started() as (process, port):
-        connection, response = ask(port, **LONG, n=4)
-        response.readline()
+    with answering(n=4) as (process, _, _):
         process.send_signal(signal.SIGINT)
         for line in process.stdout:
             if "finishing" in line:
@@ -128,7 +131,6 @@ def test_a_second_signal_ends_it_at_once():
         _, err = process.communicate(timeout=20)
         assert process.returncode == 130
         assert "Traceback" not in err
-        connection.close()
 
 
 def children(process):
@@ -141,13 +143,10 @@ supervised = pytest.mark.skipif(sys.platform != "linux", reason="the child is fo
 @supervised
 def test_a_crash_costs_the_answers_that_were_being_made():
     """The stream is cut, the sentence is in the log with the stack, and the same address answers again."""
-    with started() as (process, port):
-        connection, response = ask(port, **LONG)
-        response.readline()
+    with answering() as (process, port, response):
         os.kill(children(process)[0], signal.SIGSEGV)
         with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
             assert b"[DONE]" not in response.read()
-        connection.close()
         connection, response = ask(port, "/v1/models")  # waits in the backlog until the next child listens
         connection.close()
         assert ready(process) == port
@@ -183,13 +182,10 @@ def test_a_killed_supervisor_takes_the_server_along():
 @supervised
 def test_a_signal_to_all_processes_is_one_signal():
     """Ctrl-C of a terminal, and systemd's SIGTERM, come to the supervisor and to its child."""
-    with started() as (process, port):
-        connection, response = ask(port, **LONG)
-        response.readline()
+    with answering() as (process, _, response):
         os.kill(children(process)[0], signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert response.read().endswith(b"data: [DONE]\n\n")
-        connection.close()
         _, err = process.communicate(timeout=20)
         assert process.returncode == 0, err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ingot.encoding import Chat, Encoder
+from ingot.encoding import _UNKNOWN, Chat, Encoder
 from ingot.prompt import ChatTemplate, Tokenizer, render
 from tests.prompt.official import TEMPLATES
 from tests.prompt.small_tokenizer import write_small_tokenizer
@@ -183,6 +183,19 @@ def test_what_the_next_turn_begins_with(encoder, call):
         assert list(after.ids[: len(begins.ids)]) == list(begins.ids)
         assert len(after.ids) - len(begins.ids) < len(encoder.tokenizer.encode(said)) + 16
     assert ("because" in begins.text) is call
+
+
+def test_what_a_template_does_not_show_is_not_waited_for(tokenizer):
+    """And a text that has the words by which the next turn is found is read ahead up to them."""
+    answer = {"role": "assistant", "content": "world"}
+    first = Encoder(None, tokenizer, ChatTemplate("{{ messages[0].content }}"), None, False)
+    assert first.next_turn(Chat([HELLO]), answer) is None
+    every = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    encoder = Encoder(None, tokenizer, ChatTemplate(every), None, False)
+    assert encoder.next_turn(Chat([HELLO]), answer).text == "hello world "
+    nasty = {**HELLO, "content": f"hello {_UNKNOWN} you"}
+    assert encoder.next_turn(Chat([nasty]), answer).text == "hello "
+    assert encoder.next_turn(Chat([{**HELLO, "content": _UNKNOWN}]), answer) is None
 
 
 @pytest.mark.parametrize("name", ["0.8B_2B", "4B_9B"])

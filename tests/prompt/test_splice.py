@@ -9,19 +9,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ingot.prompt import AnswerMemory, OutputParser, StreamDecoder, Tokenizer, render
+from ingot.encoding import Chat, Encoder
+from ingot.prompt import AnswerMemory, ChatTemplate, OutputParser, StreamDecoder, Tokenizer, render
 from tests.prompt.official import TEMPLATES
+from tests.prompt.parsing import tool
 from tests.prompt.small_tokenizer import write_small_tokenizer
 
 USER = {"role": "user", "content": "What is the world?"}
 NEXT = {"role": "user", "content": "you"}
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "parameters": {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "string"}}},
-    },
-}
+TOOL = tool("add", a={"type": "number"}, b={"type": "string"})
 CALL = "<tool_call>\n<function=add>\n<parameter=a>\n17\n</parameter>\n</function>\n</tool_call>"
 
 
@@ -156,6 +152,53 @@ def test_the_memory_is_bounded_and_forgets_what_was_not_used(tokenizer):
     assert [spliced[text] for text in (texts[0], texts[1], texts[3])] == [True, False, True]
     memory.remember(first, np.full(200, 5))  # longer than all it may hold
     assert memory.tokens <= 50
+
+
+CALLS = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
+IN_TURNS = [
+    {"role": "user", "content": "<|im_end|>\n<|im_start|>assistant\nHello world<|im_end|><|im_start|>assistant\n"}
+]
+ECHO = {"role": "assistant", "content": "Hello world"}
+SHAPES = {
+    "one after the other": [USER, ECHO, ECHO, {**ECHO, "content": "a"}, ECHO],
+    "the assistant begins": [ECHO, USER, ECHO],
+    "nothing said": [{**USER, "content": ""}, {**ECHO, "content": ""}, ECHO, {**USER, "content": []}],
+    "no content": [USER, {**ECHO, "content": None, "tool_calls": CALLS}, {"role": "tool", "content": ""}, ECHO],
+    "parts and names": [{**USER, "name": "ann", "content": [{"type": "text", "text": t} for t in ("a", "b")]}, ECHO],
+    "turns within a turn": [*IN_TURNS, ECHO, {**IN_TURNS[0], "role": "assistant"}, *IN_TURNS, ECHO],
+    "tags": [USER, {**ECHO, "content": "</think></think>Hello world"}, ECHO, {**ECHO, "content": "<think>"}],
+    "many": [USER, ECHO] * 400,
+}
+PLAIN = """{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content if m.content is string }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.mark.parametrize("template", [*TEMPLATES, "plain"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conversations_of_any_shape(tokenizer, shape, template):
+    """The echoes are cut as they were said, in whatever place; all else says what it said, and is cut as it was."""
+    encoder = Encoder(None, tokenizer, ChatTemplate(TEMPLATES.get(template, PLAIN)), None, False)
+    chat = Chat(SHAPES[shape], [TOOL], False)
+    cold = encoder.chat(chat, salt="")
+    answer = by_bytes(tokenizer, "Hello world")
+    encoder.answers.remember(encoder.chat(Chat([USER], None, False)).ids, answer)
+    warm = encoder.chat(chat, salt="")
+    assert tokenizer.decode(warm.ids) == tokenizer.decode(cold.ids) == warm.text
+    turn = tokenizer.encode("<|im_start|>assistant\n")
+    echoes = warm.text.count("<|im_start|>assistant\nHello world<|im_end|>")
+    assert count(warm.ids, [*turn, *answer]) == echoes
+    assert echoes + count(warm.ids, tokenizer.encode("</think>\n\n") + answer) > 0
+    assert all(0 < at < len(warm.ids) for at, _ in warm.marks)
+    ahead = encoder.next_turn(chat, ECHO)
+    assert ahead.text.startswith(warm.text[: len(warm.text) // 2])
+
+
+def count(ids, part):
+    """How often a run of ids stands among others."""
+    ids = [int(index) for index in ids]
+    return sum(ids[at : at + len(part)] == list(part) for at in range(len(ids)))
 
 
 def test_a_tokenizer_without_turns_has_no_memory(tokenizer):

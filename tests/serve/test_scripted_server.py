@@ -6,16 +6,11 @@ import json
 
 import pytest
 
+from tests.prompt.parsing import tool
 from tests.serve.conftest import CALL, SAYS
 from tests.serve.running import user
 
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}},
-    },
-}
+TOOL = tool("add", a={"type": "integer"}, b={"type": "integer"})
 OFF = {"chat_template_kwargs": {"enable_thinking": False}}
 ON = {"chat_template_kwargs": {"enable_thinking": True}}
 

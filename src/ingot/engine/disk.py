@@ -25,7 +25,7 @@ from ingot.ops import PAGE
 
 SLICE_BYTES = 32 << 20  # copied between two passes; measured: 7 to 22 ms
 LEAST = 128  # tokens; a state is 20 to 50 MB of disk, and to read fewer again takes a second (taste)
-PAGE_RECORD, SNAPSHOT_RECORD = 1, 2
+PAGE_RECORD, SNAPSHOT_RECORD, ANSWER_RECORD = 1, 2, 3  # the last: `engine/answer_records.py`
 # The turn's is the one that the next turn goes on from; what is kept in the middle of a document costs as much disk and
 # saves less.
 KINDS = frozenset({"system", "breakpoint", "junction", "turn", "media"})
@@ -43,7 +43,13 @@ class Journal(Protocol):
     def group(self, group: bytes) -> Several[Any]: ...
     def read(self, record: Any, buffers: Several[np.ndarray]) -> bool: ...
     def append(
-        self, kind: int, key: bytes, payload: Several[np.ndarray], group: bytes = ..., meta: bytes = ...
+        self,
+        kind: int,
+        key: bytes,
+        payload: Several[np.ndarray],
+        group: bytes = ...,
+        meta: bytes = ...,
+        replace: bool = ...,
     ) -> bool: ...
     def flush(self, timeout: float | None = None) -> bool: ...
     def clear(self) -> None: ...

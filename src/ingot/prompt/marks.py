@@ -43,7 +43,7 @@ def marks(
 
 def tokens_in(texts: Sequence[str], ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer) -> list[int]:
     """How many of the ids each beginning of what they say takes; a token that goes beyond it counts not."""
-    ends = np.cumsum([len(tokenizer.bytes_of([int(index)])) for index in ids])
+    ends = np.cumsum([len(said) for said in tokenizer.each_bytes(ids)])
     sizes = [len(unicodedata.normalize("NFC", text).encode()) for text in texts]
     return [int(place) for place in np.searchsorted(ends, sizes, side="right")]
 

@@ -3,6 +3,7 @@
 A model may cut a text otherwise than BPE does. Rendered and encoded again, its answer would then be other tokens than
 those that the prefix cache knows. So the tokens of answers are remembered by the bytes that they stand for, and put
 into a prompt in place of tokens that stand for the same bytes: what a prompt says never changes, only how it is cut.
+Where answers have records, those that BPE would cut otherwise are found after a restart, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 
@@ -18,11 +20,24 @@ from ingot.prompt.tokenizer import Tokenizer
 from ingot.prompt.turns import TurnTokens
 
 MOST_TOKENS = 1 << 20  # taste: 4 MB, the answers of several days of one person
+# Of an answer that is cut again, to see whether it needs a record: 30 ms on a busy core (CompiledTokenizer, English).
+# The record of a longer one is small beside its keys and values.
+CHECKED_TOKENS = 4096
+
+
+class Records(Protocol):
+    """Where the tokens of answers are kept over restarts (`engine/answer_records.py`)."""
+
+    def __contains__(self, name: bytes) -> bool: ...
+    def find(self, name: bytes, most: int) -> np.ndarray | None: ...
+    def keep(self, name: bytes, ids: np.ndarray) -> None: ...
 
 
 class AnswerMemory:
-    """Remembers answers, the most recent `most_tokens` of them; for several threads. Each `salt` has its own: who does
-    not know it cannot learn what others were told."""
+    """Remembers answers, the most recent `most_tokens` of them, and asks the `records`, if there are any, for what it
+    has not; for several threads. Each `salt` has its own: who does not know it cannot learn what others were told."""
+
+    records: Records | None = None
 
     def __init__(self, tokenizer: Tokenizer, most_tokens: int = MOST_TOKENS) -> None:
         self._tokenizer, self._turns, self._most = tokenizer, TurnTokens.of(tokenizer), most_tokens
@@ -53,7 +68,7 @@ class AnswerMemory:
     def splice(self, ids: Sequence[int] | np.ndarray, salt: str = "") -> np.ndarray:
         """int32 ids that stand for the same bytes, with the answers among them cut as they were when they were made."""
         given = np.asarray(ids, np.int32)
-        if self._turns is None or not self._known:
+        if self._turns is None or (not self._known and self.records is None):
             return given
         parts, last = [], 0
         for begin, end in self._turns.bodies(given):
@@ -95,10 +110,19 @@ class AnswerMemory:
     def _keep(self, ids: np.ndarray, salt: str) -> None:
         if not 0 < len(ids) <= self._most:
             return
-        key = _key(self._tokenizer.bytes_of(ids), salt)
+        said = self._tokenizer.bytes_of(ids)
+        key, kept = _key(said, salt), ids.copy()
+        self._hold(key, kept)
+        if self.records is not None and (key in self.records or self._is_cut_otherwise(ids, said)):
+            self.records.keep(key, kept)
+
+    def _hold(self, key: bytes, ids: np.ndarray, newest: bool = True) -> None:
+        """Have it in memory, in place of what was there if it is the `newest`."""
         with self._lock:
+            if not newest and key in self._known:
+                return
             self._tokens += len(ids) - len(self._known.pop(key, ()))
-            self._known[key] = ids.copy()
+            self._known[key] = ids
             while self._tokens > self._most:
                 self._tokens -= len(self._known.popitem(last=False)[1])
 
@@ -108,10 +132,36 @@ class AnswerMemory:
         key = _key(said, salt)
         with self._lock:
             known = self._known.get(key)
-            if known is None:
-                return None
-            self._known.move_to_end(key)
-        return known if self._tokenizer.bytes_of(known) == said else None
+            if known is not None:
+                self._known.move_to_end(key)
+        if known is None:
+            return self._restored(key, said)
+        if self.records is not None and key not in self.records and not np.array_equal(known, ids):
+            self.records.keep(key, known)  # its file had to go
+        return known if self._says(known, said) else None
+
+    def _restored(self, key: bytes, said: bytes) -> np.ndarray | None:
+        """What the records have of a text, if it is that: no token stands for less than a byte."""
+        known = None if self.records is None else self.records.find(key, len(said))
+        if known is None or not self._says(known, said):
+            return None
+        self._hold(key, known, newest=False)
+        return known
+
+    def _says(self, ids: np.ndarray, said: bytes) -> bool:
+        known = bool(len(ids)) and ids.min() >= 0 and ids.max() < self._tokenizer.vocab_size
+        return known and self._tokenizer.bytes_of(ids) == said
+
+    def _is_cut_otherwise(self, ids: np.ndarray, said: bytes) -> bool:
+        """Whether BPE makes other tokens of what they say. Never of what no echo gives back: broken characters, and
+        those that the tokenizer composes."""
+        if len(ids) > CHECKED_TOKENS:
+            return True
+        try:
+            cut = self._tokenizer.encode(said.decode())
+        except UnicodeDecodeError:
+            return False
+        return cut != ids.tolist() and self._tokenizer.bytes_of(cut) == said
 
 
 def _key(said: bytes, salt: str) -> bytes:

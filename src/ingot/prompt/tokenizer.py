@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ingot.prompt.bpe import AddedToken, byte_alphabet, byte_of_character, qwen_tokenizer
 from ingot.prompt.compiled import CompiledTokenizer, compiled, without_added_tokens
 from ingot.prompt.outside_text import check_unicode, read_json_object, read_text
@@ -42,8 +44,8 @@ class Tokenizer:
         added = library.get_added_tokens_decoder()
         self._library, self._origin = library, origin
         self._plain: tokenizers.Tokenizer | CompiledTokenizer | None = None
-        self._byte_of_character = byte_of_character()
-        self._bytes_of_id = {int(index): token.content.encode() for index, token in added.items()}
+        self._bytes_of_id = _BytesOfId(library)
+        self._bytes_of_id |= {int(index): token.content.encode() for index, token in added.items()}
         self.special_ids = frozenset(int(index) for index, token in added.items() if token.special)
         self.vocab_size = max([library.get_vocab_size(with_added_tokens=True) - 1, *self._bytes_of_id]) + 1
         if self.vocab_size > MOST_IDS:
@@ -93,8 +95,14 @@ class Tokenizer:
 
     def bytes_of(self, ids: Iterable[int], skip_special: bool = False) -> bytes:
         """The bytes `ids` stand for, before any reading as UTF-8."""
-        skipped = self.special_ids if skip_special else frozenset()
-        return b"".join(self._bytes(int(index)) for index in ids if int(index) not in skipped)
+        if skip_special:
+            ids = [index for index in ids if int(index) not in self.special_ids]
+        return b"".join(self.each_bytes(ids))
+
+    def each_bytes(self, ids: Iterable[int]) -> list[bytes]:
+        """The bytes that each of the ids stands for."""
+        plain = ids.tolist() if isinstance(ids, np.ndarray) else ids
+        return list(map(self._bytes_of_id.__getitem__, plain))
 
     def token_id(self, token: str) -> int:
         """The id of one token, written as added (`<think>`) or in the byte alphabet (`Ġthe`); ValueError if unknown."""
@@ -116,15 +124,6 @@ class Tokenizer:
                 ids.update([given] if isinstance(given, int) else given)
         return frozenset(ids)
 
-    def _bytes(self, index: int) -> bytes:
-        known = self._bytes_of_id.get(index)
-        if known is None:
-            if index < 0:
-                raise ValueError(f"token id {index} is negative; ids start at 0.")
-            token = self._library.id_to_token(index) or ""
-            known = self._bytes_of_id[index] = _token_bytes(token, self._byte_of_character)
-        return known
-
     def tables(self) -> dict[str, bytes] | None:
         """What `CompiledTokenizer` makes this tokenizer of; None where it cannot."""
         return None if isinstance(self._library, CompiledTokenizer) else compiled(self._library)
@@ -137,6 +136,20 @@ class Tokenizer:
             else:
                 self._plain = without_added_tokens(whole)
         return self._plain
+
+
+class _BytesOfId(dict[int, bytes]):
+    """The bytes of each id that was asked for; a conversation's are asked for again and again."""
+
+    def __init__(self, library: tokenizers.Tokenizer | CompiledTokenizer) -> None:
+        self._library, self._byte_of_character = library, byte_of_character()
+
+    def __missing__(self, index: int) -> bytes:
+        if index < 0:
+            raise ValueError(f"token id {index} is negative; ids start at 0.")
+        token = self._library.id_to_token(int(index)) or ""
+        known = self[int(index)] = _token_bytes(token, self._byte_of_character)
+        return known
 
 
 class StreamDecoder:

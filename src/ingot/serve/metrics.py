@@ -66,7 +66,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "kv_usage_ratio": ("gauge", "Share of the planned tokens that is taken.", ("vllm:kv_cache_usage_perc",)),
     "cache_disk_bytes": ("gauge", "Of the states of prompts on disk that can be found.", ()),
-    "cache_disk_records": ("gauge", "Pages and snapshots of them.", ()),
+    "cache_disk_records": ("gauge", "Pages, snapshots and answers among them.", ()),
     "cache_disk_hits_total": ("counter", "Prompts that went on from a state on disk.", ()),
     "cache_disk_tokens_total": ("counter", "Their tokens that were read from disk.", ()),
     "cache_disk_written_bytes_total": ("counter", "Bytes written to disk for the prefix cache.", ()),

@@ -59,8 +59,8 @@ class _Waiting(NamedTuple):
 class Journal:
     """The records of one `identity` (32 bytes) in the folder `name` of `directory`.
 
-    `append` never waits for the disk; the payload's buffers must not change afterwards. `size` and
-    `about` are as `RecordFolder` has them; `tell` gets one sentence, once, when the disk cannot be used.
+    Any thread may use it. `append` never waits for the disk; the payload's buffers must not change afterwards. `size`
+    and `about` are as `RecordFolder` has them; `tell` gets one sentence, once, when the disk cannot be used.
     """
 
     def __init__(
@@ -79,15 +79,16 @@ class Journal:
         self._tell, self._told, self._queue_bytes = tell, False, queue_bytes
         self._index = RecordIndex()
         self._queue, self._queued, self._pending = deque[_Waiting](), 0, set[bytes]()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards all of the above; held for moments only
         self._closing, self._busy, self._scanned, self._clear = False, True, False, False
         self._rest_until = 0.0
         self._touched: dict[Path, float] = {}
+        self._reading = threading.Lock()  # guards the file that is open, while it is read
         self._open: tuple[Path, int] | None = None
         self._thread = threading.Thread(target=self._run, name="ingot-journal", daemon=True)
         self._thread.start()
 
-    # for the thread that owns the state
+    # for all threads
 
     def __contains__(self, key: bytes) -> bool:
         """Whether the record is there, or waits to be written; a use of its file."""
@@ -130,12 +131,19 @@ class Journal:
         return not self._queued or self._queued + nbytes <= self._queue_bytes
 
     def append(
-        self, kind: int, key: bytes, payload: Sequence[Buffer], group: bytes = bytes(16), meta: bytes = b""
+        self,
+        kind: int,
+        key: bytes,
+        payload: Sequence[Buffer],
+        group: bytes = bytes(16),
+        meta: bytes = b"",
+        replace: bool = False,
     ) -> bool:
-        """Have a record written soon; False if it was dropped. A name that is known is not written again."""
+        """Have a record written soon; False if it was dropped. A name that is known is not written again, unless the
+        new record is to `replace` the one that has it."""
         nbytes = sum(as_bytes(part).nbytes for part in payload)
         with self._changed:
-            if key in self._index or key in self._pending:
+            if not replace and (key in self._index or key in self._pending):
                 return True
             if not (self.works and self.takes(nbytes)):
                 self.counts.dropped += 1
@@ -150,20 +158,23 @@ class Journal:
         """Fill the buffers with the record's payload. False if it is not what was written, or gone; it is forgotten
         then, and the buffers may hold anything."""
         try:
-            handle = self._handle(record.path)
-            right = handle is not None and read_payload(handle, record, buffers)
-            self.counts.damaged += not right
+            with self._reading:
+                handle = self._handle(record.path)
+                right = handle is not None and read_payload(handle, record, buffers)
         except OSError as error:
-            right = False
             if not isinstance(error, FileNotFoundError):
                 self._failed("read", error)
-        if not right:
             self._forget(record)
             return False
-        self.counts.read += 1
-        self.counts.read_bytes += record.nbytes
-        self._touch(record.path)
-        return True
+        with self._changed:
+            self.counts.damaged += not right
+            self.counts.read += right
+            self.counts.read_bytes += record.nbytes if right else 0
+        if right:
+            self._touch(record.path)
+        else:
+            self._forget(record)
+        return right
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until all files are known and nothing waits to be written; False if it took longer than `timeout`
@@ -184,47 +195,53 @@ class Journal:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        if self._open is not None:
-            os.close(self._open[1])
-            self._open = None
+        with self._reading:
+            self._let_go()
 
-    # the same thread, inside
+    # the same, inside
 
     def _handle(self, path: Path) -> int | None:
-        """The file, open for reading: the last one stays open, since records are read in the order of writing."""
+        """The file, open for reading: the last one stays open, since records are read in the order of writing. None
+        if it is another's, or all is closed."""
         if self._open is not None and self._open[0] != path:
-            os.close(self._open[1])
-            self._open = None
-        if self._open is None:
+            self._let_go()
+        if self._open is None and not self._closing:
             handle = open_records(path, self.identity)
             if handle is None:
                 return None
             self._open = path, handle
-        return self._open[1]
+        return None if self._open is None else self._open[1]
+
+    def _let_go(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
 
     def _touch(self, path: Path) -> None:
         """Note a use of a file where a later process finds it: in its modification time."""
         now = time.monotonic()
-        if now - self._touched.get(path, -TOUCH_S) >= TOUCH_S:
+        with self._changed:
+            if now - self._touched.get(path, -TOUCH_S) < TOUCH_S:
+                return
             self._touched[path] = now
-            with suppress(OSError):
-                os.utime(path)
+        with suppress(OSError):
+            os.utime(path)
 
     def _forget(self, record: Record) -> None:
         with self._changed:
             if self._index.get(record.key) is record:
                 self._index.remove(record)
 
-    # either thread
-
     def _failed(self, what: str, error: OSError) -> None:
         """Count an error of the system, and say the first."""
-        self.counts.errors += 1
+        with self._changed:
+            self.counts.errors += 1
         self._say(f"the prefix cache on disk cannot be {what}: {error.strerror or error} ({self.folder})")
 
     def _say(self, sentence: str) -> None:
-        if not self._told:
-            self._told = True
+        with self._changed:
+            told, self._told = self._told, True
+        if not told:
             self._tell(sentence)
 
     def _resting(self) -> bool:
@@ -302,7 +319,8 @@ class Journal:
             except FileNotFoundError:
                 continue
             except OSError:
-                self.counts.errors += 1
+                with self._changed:
+                    self.counts.errors += 1
                 continue
             with self._changed:
                 self.counts.damaged += 1 if scan is None else scan.damaged
