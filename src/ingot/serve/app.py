@@ -298,6 +298,7 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
     sources = [name for name in ("content", "prompt", "messages") if name in given]
     if len(sources) != 1:
         raise bad("one of content, prompt and messages is needed", "prompt")
+    asks.check_length(sources[0], [given[sources[0]], given.get("tools")], context)
     if sources == ["messages"]:
         asks.check_media(given["messages"])
         generation = given.get("add_generation_prompt", True)
@@ -316,9 +317,7 @@ def _detokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[
     given = fields.checked(body, fields.DETOKENIZE)
     asks.check_model(given, names)
     ids = given.get("tokens", [])
-    wrong = [index for index in ids if not 0 <= index < model.engine.vocabulary]
-    if wrong:
-        raise bad(f"tokens holds {wrong[0]}; this model's token ids are 0 to {model.engine.vocabulary - 1}", "tokens")
+    asks.check_ids("tokens", ids, model)
     text = _tokenizer(model).decode(ids)
     return {"content": text, "prompt": text}
 

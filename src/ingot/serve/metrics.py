@@ -112,6 +112,11 @@ class Histogram:
         yield f"{name}_count {total}"
 
 
+def _number(value: float) -> str:
+    """All its digits: a counter that is rounded does not grow."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
 class Metrics:
     """Counters with labels, and histograms; gauges are read when they are told."""
 
@@ -139,7 +144,7 @@ class Metrics:
         if name in self.histograms:
             return list(self.histograms[name].lines(full))
         if name in read:
-            return [f"{full} {read[name]:g}"]
+            return [f"{full} {_number(read[name])}"]
         found = {labels: count for (one, labels), count in self.counts.items() if one == name}
         if not found:
             return [f"{full} 0"] if name not in ("requests_total", "rejections_total") else []
