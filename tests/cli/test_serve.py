@@ -164,6 +164,29 @@ def test_a_crash_costs_the_answers_that_were_being_made():
 
 
 @supervised
+def test_nobody_needs_to_read_what_it_prints():
+    """`ingot serve | head -1`: a crash later the next child serves all the same, and ends as it should."""
+    with started("--log-level", "info") as (process, port):
+        process.stdout.close()
+        process.stdout = None
+        (child,) = children(process)
+        os.kill(child, signal.SIGKILL)
+        while child in children(process):
+            time.sleep(0.01)
+        connection, response = ask(port, **LONG)
+        while response.status == 503:
+            connection.close()
+            time.sleep(0.1)
+            connection, response = ask(port, **LONG)
+        response.readline()
+        process.send_signal(signal.SIGTERM)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+
+
+@supervised
 def test_a_killed_supervisor_takes_the_server_along():
     with started() as (process, port):
         (child,) = children(process)
