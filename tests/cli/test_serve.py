@@ -296,6 +296,23 @@ def test_states_on_disk_survive_a_kill(tmp_path):
     connection.close()
 
 
+def test_a_folder_that_cannot_be_used_is_not_said_to_be(tmp_path):
+    (tmp_path / "prefix").touch()
+    words = ("--port", "0", "--no-supervisor", "--cache-disk", "64")
+    command = [sys.executable, "-m", "ingot.cli", "serve", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(INGOT_CACHE=str(tmp_path))
+    ) as process:
+        told = []
+        while "ready" not in "".join(told[-1:]):
+            told.append(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert "cannot be read: it is no folder of this user" in err
+    assert not any("are kept in" in line for line in told)
+
+
 def ask_ids(port, text):
     connection, response = ask(port, "/tokenize", content=text)
     found = json.loads(response.read())["tokens"]
