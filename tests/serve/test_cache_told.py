@@ -159,6 +159,7 @@ def test_the_log_has_counts_and_no_words(told, caplog):
     with caplog.at_level("INFO", "ingot.serve"):
         told.chat(LONG)
         told.chat(LONG, debug={"cache": True})
+        until(lambda: caplog.text.count(" cached=") == 2)  # after the answer is out
     counts = [int(line.split(" cached=")[1].split()[0]) for line in caplog.text.splitlines() if " cached=" in line]
     assert counts[0] == 0 < counts[1]
     assert "the world" not in caplog.text
