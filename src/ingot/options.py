@@ -12,9 +12,11 @@ import numpy as np
 from ingot.engine import SamplingParams
 from ingot.engine.engine import is_count
 from ingot.prompt import Tokenizer
+from ingot.prompt.outside_text import check_unicode
 from ingot.prompt.stop import StopText, checked_stops
 from ingot.spec import TextConfig
 from ingot.spec.presets import sampling_preset
+from ingot.spec.text_file import shown
 
 # What a checkpoint's generation_config.json may set for us; the rest of it configures other libraries.
 SAMPLING_FIELDS = (
@@ -53,22 +55,23 @@ class Options:
 
     def __post_init__(self) -> None:
         if not is_count(self.max_tokens):
-            raise ValueError(f"max_tokens is {self.max_tokens!r}; it must be a positive number of tokens")
+            raise ValueError(f"max_tokens is {shown(self.max_tokens)}; it must be a positive number of tokens")
         _whole("n", self.n, 1, MOST_ANSWERS)
         _whole("min_tokens", self.min_tokens, 0, MOST_TOKENS)
         _whole("top_logprobs", self.top_logprobs, 0, MOST_LOGPROBS)
         for name in ("ignore_eos", "logprobs", "cache_prompt"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be True or False")
+                raise ValueError(f"{name} is {shown(getattr(self, name))}; it must be True or False")
         if not isinstance(self.cache_salt, str):
-            raise ValueError(f"cache_salt is {self.cache_salt!r}; it must be a text")
+            raise ValueError(f"cache_salt is {shown(self.cache_salt)}; it must be a text")
+        check_unicode(self.cache_salt, "cache_salt")
         if self.top_logprobs and not self.logprobs:
             raise ValueError(f"top_logprobs is {self.top_logprobs}, but logprobs is False\nhint: logprobs=True")
         if self.min_tokens > self.max_tokens:
             raise ValueError(f"min_tokens is {self.min_tokens}, more than max_tokens, which is {self.max_tokens}")
         for i in self.stop_token_ids:
             if not isinstance(i, int | np.integer) or isinstance(i, bool):
-                raise ValueError(f"stop_token_ids holds {i!r}; token ids are integers")
+                raise ValueError(f"stop_token_ids holds {shown(i)}; token ids are integers")
         self.stops()
         _check_breakers(self.dry_sequence_breakers)
         unknown = sorted(set(self.sampling) - set(SAMPLING))
@@ -109,9 +112,13 @@ class Options:
 
 def _whole(name: str, value: Any, low: int, high: int) -> None:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be an integer from {low} to {high:,}")
+        raise ValueError(f"{name} is {shown(value)}; it must be an integer from {low} to {high:,}")
 
 
 def _check_breakers(given: Any) -> None:
     if isinstance(given, str) or not isinstance(given, Sequence) or not all(isinstance(s, str) and s for s in given):
-        raise ValueError(f"dry_sequence_breakers is {given!r}; it must be a list of texts of at least one character")
+        raise ValueError(
+            f"dry_sequence_breakers is {shown(given)}; it must be a list of texts of at least one character"
+        )
+    for text in given:
+        check_unicode(text, "dry_sequence_breakers")

@@ -163,6 +163,29 @@ def test_a_crash_costs_the_answers_that_were_being_made():
 
 
 @supervised
+def test_nobody_needs_to_read_what_it_prints():
+    """`ingot serve | head -1`: a crash later the next child serves all the same, and ends as it should."""
+    with started("--log-level", "info") as (process, port):
+        process.stdout.close()
+        process.stdout = None
+        (child,) = children(process)
+        os.kill(child, signal.SIGKILL)
+        while child in children(process):
+            time.sleep(0.01)
+        connection, response = ask(port, **LONG)
+        while response.status == 503:
+            connection.close()
+            time.sleep(0.1)
+            connection, response = ask(port, **LONG)
+        response.readline()
+        process.send_signal(signal.SIGTERM)
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0, err
+
+
+@supervised
 def test_a_killed_supervisor_takes_the_server_along():
     with started() as (process, port):
         (child,) = children(process)
@@ -267,6 +290,23 @@ def test_states_on_disk_survive_a_kill(tmp_path):
         assert json.loads(response.read())["choices"][0]["text"] == warm
         assert told(port, "cache_disk_hits_total") == 0, "nothing is read or written unless asked"
     connection.close()
+
+
+def test_a_folder_that_cannot_be_used_is_not_said_to_be(tmp_path):
+    (tmp_path / "prefix").touch()
+    words = ("--port", "0", "--no-supervisor", "--cache-disk", "64")
+    command = [sys.executable, "-m", "ingot.cli", "serve", *words]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(INGOT_CACHE=str(tmp_path))
+    ) as process:
+        told = []
+        while "ready" not in "".join(told[-1:]):
+            told.append(process.stdout.readline())
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert "cannot be read: it is no folder of this user" in err
+    assert not any("are kept in" in line for line in told)
 
 
 def ask_ids(port, text):

@@ -7,7 +7,7 @@ import pytest
 from ingot.divergence import Divergence, divergence
 from ingot.engine import Reuse
 from tests.scripted.model import scripted_model
-from tests.serve.running import serving, user
+from tests.serve.running import serving, until, user
 
 LONG = "What is the world? " * 12
 CACHE = {"cache": 32 << 20, "idle_prefill": False}
@@ -159,6 +159,22 @@ def test_the_log_has_counts_and_no_words(told, caplog):
     with caplog.at_level("INFO", "ingot.serve"):
         told.chat(LONG)
         told.chat(LONG, debug={"cache": True})
+        until(lambda: caplog.text.count(" cached=") == 2)  # after the answer is out
     counts = [int(line.split(" cached=")[1].split()[0]) for line in caplog.text.splitlines() if " cached=" in line]
     assert counts[0] == 0 < counts[1]
     assert "the world" not in caplog.text
+
+
+def test_canaries_are_counted(reciter):
+    def counts(running):
+        lines = running.ask("/metrics")[1].splitlines()
+        return {
+            name: int(value) for name, value in (line.rsplit(" ", 1) for line in lines if "ingot_cache_" in line[:12])
+        }
+
+    with serving(lambda: reciter, parallel=2, canary=1.0, **CACHE) as running:
+        reciter.engine.cache.clear()
+        before = counts(running)
+        running.chat(LONG), running.chat(LONG)
+        until(lambda: counts(running)["ingot_cache_canaries_total"] > before["ingot_cache_canaries_total"])
+        assert counts(running)["ingot_cache_mismatches_total"] == before["ingot_cache_mismatches_total"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import pytest
 
+from ingot.serve.body import parse_object
+from ingot.serve.errors import ApiError
 from ingot.serve.limits import most
 from tests.serve.running import serving, user
 
@@ -35,6 +38,9 @@ CHAT = [
     ({"presence_penalty": 3}, "presence_penalty", "from -2 to 2"),
     ({"dry_multiplier": []}, "dry_multiplier", "from 0"),
     ({"dry_sequence_breakers": "a"}, "dry_sequence_breakers", "a list of texts"),
+    ({"dry_sequence_breakers": ["a"] * 100}, "dry_sequence_breakers", "64 are the most"),
+    ({"dry_sequence_breakers": ["a" * 5000]}, "dry_sequence_breakers", "1,024 are the most"),
+    ({"dry_sequence_breakers": ["\ud800"]}, "dry_sequence_breakers", "surrogate"),
     ({"seed": 10**40}, "seed", "a 64-bit integer"),
     ({"seed": "7"}, "seed", "a 64-bit integer"),
     ({"max_tokens": 0}, "max_tokens", "1 or more"),
@@ -46,11 +52,18 @@ CHAT = [
     ({"n": 5}, "n", "gives 4 answers"),
     ({"n": 10**9}, "n", "from 1 to 128"),
     ({"n": "2"}, "n", "an integer"),
+    ({"n": "2" * 10_000}, "n", "an integer"),
+    ({"top_k": ["2"] * 10_000}, "top_k", "an integer"),
+    ({"cache_prompt": "no" * 10_000}, "cache_prompt", "True or False"),
+    ({"stop": {"a" * 10_000: 1}}, "stop", "a string or a list"),
+    ({"logit_bias": {"x" * 10_000: 1}}, "logit_bias", "token ids"),
     ({"stop": 5}, "stop", "a string or a list"),
     ({"stop": [""]}, "stop", "non-empty"),
     ({"stop": ["a"] * 99}, "stop", "at most 32"),
     ({"stop": "a" * 5000}, "stop", "1,024 are the most"),
     ({"stop_token_ids": 5}, "stop_token_ids", "a list of whole numbers"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids", "this model's token ids are 0 to"),
+    ({"stop_token_ids": [10**30]}, "stop_token_ids", "this model's token ids are 0 to"),
     ({"stop_token_ids": [1] * 5000}, "stop_token_ids", "1,024 are the most"),
     ({"logit_bias": []}, "logit_bias", "an object"),
     ({"logit_bias": {"x": 1}}, "logit_bias", "token ids"),
@@ -92,6 +105,8 @@ CHAT = [
     ({"cache_prompt": "no"}, "cache_prompt", "True or False"),
     ({"cache_salt": 5}, "cache_salt", "a text"),
     ({"cache_salt": "s" * 5000}, "cache_salt", "1,024 are the most"),
+    ({"cache_salt": "\ud800"}, "cache_salt", "surrogate"),
+    ({"\ud800": 1}, "?", "there is no field"),
     ({"debug": True}, "debug", "an object"),
     ({"debug": {"cache": 1}}, "debug.cache", "true or false"),
     ({"debug": {"cash": True}}, "debug.cash", "did you mean cache?"),
@@ -122,6 +137,13 @@ CHAT = [
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "must follow"),
     ({"messages": HELLO * 5000}, "messages", "4,096 are the most"),
     ({"messages": [user("hello " * 3000)]}, None, "a prompt and its answer may have 2,048"),
+    ({"messages": [user("a" * 16 * 2049)]}, "messages", "32,768 are the most for 2,048 tokens"),
+    ({"messages": [user([{"type": "text", "text": "a" * 20_000}] * 2)]}, "messages", "32,768 are the most"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "d" * 40_000}}]},
+        "messages",
+        "32,768 are the most",
+    ),
     ({"messages": image("/etc/passwd")}, "messages[0].content[0].image_url.url", "opens no files"),
     ({"messages": image("file:///etc/passwd")}, "messages[0].content[0].image_url.url", "opens no files"),
     ({"messages": image("http://169.254.169.254/")}, "messages[0].content[0].image_url.url", "no addresses"),
@@ -173,6 +195,7 @@ COMPLETION = [
     ({"prompt": [10**30]}, None, ""),
     ({"prompt": ["a"] * 100}, "prompt", "64 are the most"),
     ({"prompt": ["a", [10**6]]}, None, "token ids are 0 to"),
+    ({"prompt": ["a", "a" * 40_000]}, "prompt", "32,768 are the most"),
     ({"prompt": "a", "echo": True}, "echo", "join it"),
     ({"prompt": "a", "suffix": "b"}, "suffix", "the middle"),
     ({"prompt": "a", "best_of": 3}, "best_of", "not ranked"),
@@ -214,6 +237,21 @@ def test_a_body_that_is_wrong(served, path, data, words):
     status, body, _ = served.ask(path, data)
     assert (status, body["error"]["type"]) == (400, "invalid_request_error")
     assert words in body["error"]["message"]
+
+
+def test_a_text_of_escapes_without_an_end_takes_no_time():
+    """Quadratic time here holds the interpreter's lock, and with it every stream."""
+    began = time.perf_counter()
+    for end in (b"", b"\\", b'"'):
+        with pytest.raises(ApiError, match="not valid JSON"):
+            parse_object(b'{"a":"' + b'\\"' * 10_000 + end)
+    assert time.perf_counter() - began < 2
+
+
+def test_more_text_than_tokens_can_be_is_not_encoded(served):
+    """Thirty megabytes of it took a minute and ten gigabytes."""
+    status, body, _ = served.ask("/tokenize", {"content": "a" * 40_000})
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
 
 
 def test_brackets_inside_texts_are_no_depth(served):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from ingot.serve.metrics import Metrics
 from tests.prompt.parsing import tool
 from tests.serve.conftest import CALL, SAYS
 from tests.serve.running import user
@@ -228,3 +229,8 @@ def test_metrics(fresh):
     assert len(typed) == len(set(typed))
     for name in ("ingot_passes_total", "ingot_drafts_total", "vllm:kv_cache_usage_perc", "llamacpp:requests_deferred"):
         assert name in typed
+
+
+def test_metrics_tell_all_digits():
+    text = Metrics().text({"passes_total": 12345678, "kv_usage_ratio": 0.123456789})
+    assert {"ingot_passes_total 12345678", "ingot_kv_usage_ratio 0.123456789"} <= set(text.split("\n"))

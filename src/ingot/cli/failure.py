@@ -60,7 +60,7 @@ def near(word: str, known: Iterable[str], prog: str) -> str:
 def report(error: BaseException, debug: bool) -> int:
     """Tell the user what went wrong and return the exit code."""
     if isinstance(error, BrokenPipeError):
-        _abandon_stdout()
+        abandon_stdout()
         return PIPE_CLOSED
     if debug and not isinstance(error, UsageError):
         import traceback
@@ -102,7 +102,7 @@ def _sentence(error: BaseException, code: int) -> str:
     return f"{type(error).__name__}: {text}\nhint: repeat with --debug for the traceback"
 
 
-def _abandon_stdout() -> None:
+def abandon_stdout() -> None:
     """Nobody reads any more: keep the interpreter's last flush from complaining."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ingot.cli import chat
-from ingot.cli.failure import INTERRUPTED, Parser, UsageError
+from ingot.cli.failure import INTERRUPTED, Parser, UsageError, abandon_stdout
 from ingot.cli.terminal import Terminal
 
 PORT = 8000
@@ -185,8 +185,7 @@ def _serve(args: argparse.Namespace, key: str | None) -> int:
         debug_cache=args.debug_cache,
         **{name: getattr(args, name) for name in ("queue", "watchdog") if getattr(args, name) is not None},
     )
-    out = Terminal(sys.stdout)
-    finished = serve(settings, lambda: chat.load_model(args), lambda line: out.write(f"ingot serve: {line}\n"), link)
+    finished = serve(settings, lambda: chat.load_model(args), _told, link)
     code = 0 if finished else INTERRUPTED
     if any(thread.name == "engine" for thread in threading.enumerate()):
         # it is in native code, where nothing can end it, and the interpreter's own end would abort the process
@@ -194,6 +193,15 @@ def _serve(args: argparse.Namespace, key: str | None) -> int:
         sys.stdout.flush()
         os._exit(code)
     return code
+
+
+def _told(line: str) -> None:
+    """A line about a step. Where nobody can read it, because a pipe is closed or a disk full, it is lost: the server is
+    for its clients."""
+    try:
+        Terminal(sys.stdout).write(f"ingot serve: {line}\n")
+    except OSError:
+        abandon_stdout()
 
 
 def _names(model: str, aliases: Sequence[str]) -> list[str]:

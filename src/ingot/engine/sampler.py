@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ingot.engine.penalties import FORBIDDEN, Bias, Dry, Edit, Forbidden, NoRepeatNgram, Seen
+from ingot.spec.text_file import shown
 
 MASK64 = 2**64 - 1
 Choose = Callable[[np.ndarray, float, int, float, float, float], int | None]  # ops.choose
@@ -74,17 +75,17 @@ def check_number(name: str, value: Any, low: float, high: float, rule: str, whol
     """ValueError that names the parameter, the value and the rule, unless low <= value <= high."""
     number = isinstance(value, int | np.integer) if whole else isinstance(value, int | float | np.number)
     if not number or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} is {value!r}; it must be {'an integer, ' if whole else ''}{rule}")
+        raise ValueError(f"{name} is {shown(value)}; it must be {'an integer, ' if whole else ''}{rule}")
 
 
 def _checked_bias(given: Any) -> dict[int, float]:
     if not isinstance(given, Mapping):
-        raise ValueError(f"logit_bias is {given!r}; it must be a mapping of token ids to numbers from -100 to 100")
+        raise ValueError(f"logit_bias is {shown(given)}; it must be a mapping of token ids to numbers from -100 to 100")
     bias = {}
     for key, value in given.items():
         digits = isinstance(key, str) and key.isascii() and key.isdigit()
         if not digits and (not isinstance(key, int | np.integer) or isinstance(key, bool) or key < 0):
-            raise ValueError(f"logit_bias holds {key!r}; its keys are token ids, as integers or as text")
+            raise ValueError(f"logit_bias holds {shown(key)}; its keys are token ids, as integers or as text")
         check_number(f"logit_bias[{key}]", value, -BIAS, BIAS, "from -100 to 100", False)
         if int(key) in bias:
             raise ValueError(f"logit_bias holds token {int(key)} twice; one bias an id is needed")

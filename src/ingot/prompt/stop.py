@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ingot.spec.text_file import shown
+
 # OpenAI allows 4; llama.cpp and vLLM more. The bound keeps a request's cost per character bounded (taste).
 MAX_STOPS = 32
 
@@ -11,13 +13,13 @@ MAX_STOPS = 32
 def checked_stops(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """The stop strings as a tuple; ValueError for empty ones, for other types and for more than MAX_STOPS."""
     if not isinstance(stop, str | list | tuple | None):
-        raise ValueError(f"stop is {stop!r}; a string or a list of strings is allowed")
+        raise ValueError(f"stop is {shown(stop)}; a string or a list of strings is allowed")
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS:
         raise ValueError(f"stop has {len(stops)} strings; at most {MAX_STOPS} are allowed")
     for s in stops:
         if not isinstance(s, str) or not s:
-            raise ValueError(f"stop holds {s!r}; non-empty strings are allowed")
+            raise ValueError(f"stop holds {shown(s)}; non-empty strings are allowed")
     return stops
 
 

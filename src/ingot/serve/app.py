@@ -254,7 +254,7 @@ class Endpoints:
                 "requests_waiting": engine.waiting,
                 "kv_usage_ratio": engine.tokens_held / (engine.plan.parallel * engine.plan.context),
             }
-            read |= _disk_gauges(engine.engine.cache.disk)
+            read |= _cache_gauges(engine.engine.cache)
         text = self.service.metrics.text(read)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
@@ -274,12 +274,18 @@ def _cache_reports(jobs: Sequence[Job], completions: Sequence[Any], model: Langu
     return {"cache": [cache_report(job.request.ids, made.reuse, _tokenizer(model)) for job, made in pairs]}
 
 
-def _disk_gauges(disk: Any) -> dict[str, float]:
-    """What the second tier of the prefix cache did."""
-    if disk is None:
-        return {}
+def _cache_gauges(cache: Any) -> dict[str, float]:
+    """What the prefix cache did, and its second tier."""
+    told = {
+        "cache_evictions_total": cache.evictions,
+        "cache_canaries_total": cache.compared,
+        "cache_mismatches_total": cache.mismatches,
+    }
+    if cache.disk is None:
+        return told
+    disk = cache.disk
     counts, (records, nbytes) = disk.journal.counts, disk.journal.held
-    return {
+    return told | {
         "cache_disk_bytes": nbytes,
         "cache_disk_records": records,
         "cache_disk_hits_total": disk.hits,
@@ -298,6 +304,7 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
     sources = [name for name in ("content", "prompt", "messages") if name in given]
     if len(sources) != 1:
         raise bad("one of content, prompt and messages is needed", "prompt")
+    asks.check_length(sources[0], [given[sources[0]], given.get("tools")], context)
     if sources == ["messages"]:
         asks.check_media(given["messages"])
         generation = given.get("add_generation_prompt", True)
@@ -316,9 +323,7 @@ def _detokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[
     given = fields.checked(body, fields.DETOKENIZE)
     asks.check_model(given, names)
     ids = given.get("tokens", [])
-    wrong = [index for index in ids if not 0 <= index < model.engine.vocabulary]
-    if wrong:
-        raise bad(f"tokens holds {wrong[0]}; this model's token ids are 0 to {model.engine.vocabulary - 1}", "tokens")
+    asks.check_ids("tokens", ids, model)
     text = _tokenizer(model).decode(ids)
     return {"content": text, "prompt": text}
 

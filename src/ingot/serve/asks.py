@@ -39,6 +39,7 @@ def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], pla
     """Of POST /v1/chat/completions."""
     given = _given(body, fields.CHAT, name, "messages")
     check_media(given["messages"])
+    check_length("messages", [given["messages"], given.get("tools")], plan.context)
     tools = given.get("tools") if given.get("tool_choice", "auto") == "auto" else None
     _check_strict(given.get("tools", ()))
     limit = _max_tokens(given)
@@ -53,6 +54,8 @@ def completion(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str
     top, limit = given.get("logprobs"), given.get("max_tokens")
     options = _options(given, limit or COMPLETION_TOKENS, top is not None, 0 if top is None else top)
     prompts = _prompts(given["prompt"])
+    for prompt in prompts:
+        check_length("prompt", prompt, plan.context)
     several = len(prompts) > 1
     jobs = [model.text_job(one, options, f"prompt[{i}]" if several else "") for i, one in enumerate(prompts)]
     return _fitting(jobs, options, given, limit, model, plan, chat=False)
@@ -92,6 +95,32 @@ def check_media(messages: Sequence[Any]) -> None:
             if not isinstance(frame, str) or not frame.startswith("data:"):
                 rule = "it must be a data: URL, for the server opens no files and no addresses"
                 raise bad(f"{medium.where} is {shown(frame)}; {rule}", medium.where)
+
+
+def check_length(name: str, value: Any, context: int) -> None:
+    """ApiError for more text than `context` tokens can be, before it is rendered and encoded: that takes seconds and
+    gigabytes."""
+    characters, most_characters = _characters(value), most("density") * context
+    if characters > most_characters:
+        message = f"{name} has {characters:,} characters; {most_characters:,} are the most for {context:,} tokens"
+        raise ApiError(400, message, name, "context_length_exceeded")
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a JSON value but pictures."""
+    if isinstance(value, str):
+        return 0 if value.startswith("data:") else len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _characters(one) for key, one in value.items())
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
+
+
+def check_ids(name: str, ids: Sequence[int], model: LanguageModel) -> None:
+    """ApiError for an id that the model does not have."""
+    wrong = [index for index in ids if not 0 <= index < model.engine.vocabulary]
+    if wrong:
+        rule = f"this model's token ids are 0 to {model.engine.vocabulary - 1}"
+        raise bad(f"{name} holds {shown(wrong[0])}; {rule}", name)
 
 
 def check_model(given: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -167,6 +196,7 @@ def _fitting(
     fit = [plan.fitted(_with_priority(job, given.get("priority", 0)), limit) for job in jobs]
     for job in fit:
         model.engine.checked(job.request)
+    check_ids("stop_token_ids", options.stop_token_ids, model)
     usage = given.get("stream_options", {}).get("include_usage", False)
     debug = given.get("debug", {}).get("cache", False)
     return Ask(fit, options, chat, given.get("stream", False), usage, _pixels(fit, model), debug)

@@ -12,7 +12,8 @@ from ingot.serve.errors import ApiError, bad
 from ingot.serve.limits import most
 from ingot.spec.text_file import parse_json
 
-_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A text to its end, or to that of the body: where an unended one did not match, each \" in it would be tried again.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 class GoneError(Exception):

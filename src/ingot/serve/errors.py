@@ -33,7 +33,8 @@ class ApiError(Exception):
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.status, self.message, self.code, self.retry_after = status, message, code, retry_after
+        self.param = None if param is None else param.encode("utf-8", "replace").decode()  # perhaps a client's own word
 
     def body(self) -> dict[str, Any]:
         """{"error": {"message", "type", "param", "code"}}"""

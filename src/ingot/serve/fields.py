@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from ingot.options import MOST_LOGPROBS, SAMPLING
+from ingot.prompt.outside_text import check_unicode
 from ingot.serve.errors import ApiError, bad
 from ingot.serve.limits import most
 from ingot.spec.text_file import shown
@@ -133,6 +134,11 @@ def stop(name: str, value: Any) -> Any:
     return value
 
 
+def breakers(name: str, value: Any) -> Any:
+    """Texts over which DRY sees no repetition."""
+    return stop(name, several(str, "breakers")(name, value))
+
+
 def bias(name: str, value: Any) -> Any:
     """Token ids to numbers."""
     return _bounded(name, mapping(name, value), "ids")
@@ -198,7 +204,7 @@ SHARED: dict[str, Check] = {
     "cache_prompt": any_value,
     "cache_salt": text,
     "debug": debug,
-    "dry_sequence_breakers": any_value,
+    "dry_sequence_breakers": breakers,
     "logit_bias": bias,
     "stream": flag,
     "stream_options": stream_options,
@@ -247,7 +253,7 @@ UNSUPPORTED = {
     "functions": "give tools",
     "function_call": "give tool_choice",
     "audio": "answers are text",
-    "prediction": "there is no speculative decoding yet",
+    "prediction": "the prompt itself is where drafts come from",
     "web_search_options": "nothing is fetched",
     "moderation": "answers are not moderated",
     "grammar": _NO_GRAMMAR,
@@ -261,6 +267,7 @@ def _text(name: str, value: Any, longest: int) -> str:
         raise _wrong(name, value, "a text")
     if len(value) > longest:
         raise bad(f"{name} has {len(value):,} characters; {longest:,} are the most", name)
+    check_unicode(value, name)
     return value
 
 

@@ -34,6 +34,12 @@ LIMITS: dict[str, tuple[float, str, str]] = {
     "priority": (100, "steps of priority up or down", "each counts as 10 seconds of waiting"),
     "stop": (1024, "characters of a stop string", "each new character is held against all of them"),
     "ids": (1024, "token ids of logit_bias or stop_token_ids", "each step looks at all of them"),
+    "breakers": (64, "texts of dry_sequence_breakers", "the usual are four; each token is searched for all of them"),
+    "density": (
+        16,
+        "characters of a prompt's texts for each token of `--context`",
+        "a token is 3 to 6; each takes 300 bytes while it is encoded",
+    ),
     "text": (1024, "characters of a name or label", "they are only carried along"),
     "send time": (60, "seconds until a client reads what it was sent", "one who has stopped reading is taken as gone"),
     "ping": (15, "seconds between signs of life in a stream", "proxies close what is silent for 30 or 60"),

@@ -65,6 +65,9 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("vllm:num_requests_waiting", "llamacpp:requests_deferred"),
     ),
     "kv_usage_ratio": ("gauge", "Share of the planned tokens that is taken.", ("vllm:kv_cache_usage_perc",)),
+    "cache_evictions_total": ("counter", "Snapshots that gave way to others in memory.", ()),
+    "cache_canaries_total": ("counter", "Snapshots that were computed again, and compared.", ()),
+    "cache_mismatches_total": ("counter", "Of them, those that were not the same: above 0, please report it.", ()),
     "cache_disk_bytes": ("gauge", "Of the states of prompts on disk that can be found.", ()),
     "cache_disk_records": ("gauge", "Pages, snapshots and answers among them.", ()),
     "cache_disk_hits_total": ("counter", "Prompts that went on from a state on disk.", ()),
@@ -112,6 +115,11 @@ class Histogram:
         yield f"{name}_count {total}"
 
 
+def _number(value: float) -> str:
+    """All its digits: a counter that is rounded does not grow."""
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
 class Metrics:
     """Counters with labels, and histograms; gauges are read when they are told."""
 
@@ -139,7 +147,7 @@ class Metrics:
         if name in self.histograms:
             return list(self.histograms[name].lines(full))
         if name in read:
-            return [f"{full} {read[name]:g}"]
+            return [f"{full} {_number(read[name])}"]
         found = {labels: count for (one, labels), count in self.counts.items() if one == name}
         if not found:
             return [f"{full} 0"] if name not in ("requests_total", "rejections_total") else []

@@ -226,7 +226,7 @@ class Server(uvicorn.Server):
             service.state = READY
         self.told(f"{engine.plan}; {service.queue} requests may wait")
         disk = engine.engine.cache.disk
-        if disk is not None:
+        if disk is not None and not disk.journal.counts.errors:  # else the log says why
             self.told(f"states of prompts are kept in {disk.journal.folder}")
         self.told(f"ready: {service.names[0]} at {self.address}")
         if self.link is not None:
