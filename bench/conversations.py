@@ -119,7 +119,7 @@ class Client:
             message["reasoning_content"] = said["reasoning_content"]
         self.messages.append(message)
         self.visible = self._tokens(said["content"])
-        self.new = sum(self._tokens(call["function"]["arguments"]) + 32 for call in message.get("tool_calls", ()))
+        self.new = self._call_tokens(message)
         if self.args.scripted:
             self.new += self._tokens(message.get("reasoning_content", ""))
 
@@ -128,8 +128,12 @@ class Client:
         last answer that stays."""
         place = next(i for i, one in enumerate(self.messages) if one.get("tool_call_id") == f"call-{turn}")
         self.messages[place] = self.trace.shorter(turn)
-        self.new += sum(self._tokens(one["content"]) + 40 for one in self.messages[place:])
+        self.new += sum(self._tokens(one["content"]) + 40 + self._call_tokens(one) for one in self.messages[place:])
         self.visible = self._tokens(self.messages[place - 1]["tool_calls"][0]["function"]["arguments"]) + 64
+
+    def _call_tokens(self, message: Message) -> int:
+        """Of the calls that the client wrote into an answer, with the markup around them."""
+        return sum(self._tokens(call["function"]["arguments"]) + 32 for call in message.get("tool_calls", ()))
 
     def _tokens(self, text: str) -> int:
         return self.trace.count(text)

@@ -330,6 +330,20 @@ def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start
     assert not process.has(abandoned[:-2])
 
 
+def test_who_is_stopped_in_the_midst_of_reading_ahead_keeps_what_was_read(start: Start) -> None:
+    process = start()
+    said = np.r_[SYSTEM, words(1, 200)]
+    process.ask(said)
+    abandoned = np.r_[said, words(2, 25), words(3, 700)]
+    process.ask(abandoned)
+    stripped = np.r_[said, words(3, 700)]
+    process.ahead(stripped)
+    process.scheduler.idle_step()
+    process.stop()
+    assert not process.has(abandoned[:-2])
+    assert start().ask(np.r_[stripped, words(4, 9)]).disk > len(said) + 100
+
+
 def test_a_disk_that_takes_nothing_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     process = start()
     monkeypatch.setattr(process.journal, "takes", lambda nbytes: False)

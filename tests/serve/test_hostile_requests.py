@@ -139,8 +139,9 @@ CHAT = [
     ({"messages": [user("hello " * 3000)]}, None, "a prompt and its answer may have 2,048"),
     ({"messages": [user("a" * 16 * 2049)]}, "messages", "32,768 are the most for 2,048 tokens"),
     ({"messages": [user([{"type": "text", "text": "a" * 20_000}] * 2)]}, "messages", "32,768 are the most"),
+    ({"messages": [user("data:" + "a" * 40_000)]}, "messages", "32,768 are the most"),
     (
-        {"tools": [{"type": "function", "function": {"name": "f", "description": "d" * 40_000}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "data:" + "d" * 40_000}}]},
         "messages",
         "32,768 are the most",
     ),

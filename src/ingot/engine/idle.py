@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ingot.engine.opening import Opening, Waiting
+from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.run import Part, Run
 
 MOST = 8  # prompts that wait to be read; the oldest is dropped (taste)
@@ -69,23 +70,27 @@ class IdleReader:
             self._now = None
             if waiting.canary is not None:
                 self._cache.compare(run.sequence, waiting.canary)
-            kept = self._cache.donate(run.sequence, "turn")
-            if self._cache.disk is not None:
-                self._cache.disk.note(kept, run.came_from, ahead=True)
+            self._to_disk(self._cache.donate(run.sequence, "turn"), run)
 
-    def pause(self) -> None:
+    def pause(self) -> Snapshot | None:
         """Give back the memory of the prompt that is being read, if one is. It goes back to those that wait; what it
-        has read stays in the prefix cache."""
+        has read stays in the prefix cache, as the snapshot that is returned."""
         if self._now is None:
-            return
+            return None
         (waiting, run), self._now = self._now, None
         self._prompts.appendleft(waiting)
-        self._cache.donate(run.sequence, "end")
+        return self._cache.donate(run.sequence, "end")
 
     def close(self) -> None:
-        """Forget everything."""
-        self.pause()
+        """Forget everything; after a restart the next turn goes on from what was read of it."""
+        if self.run is not None:
+            run = self.run
+            self._to_disk(self.pause(), run)
         self._prompts.clear()
+
+    def _to_disk(self, kept: Snapshot | None, run: Run) -> None:
+        if self._cache.disk is not None:
+            self._cache.disk.note(kept, run.came_from, ahead=True)
 
     def _next(self) -> tuple[Waiting, Run] | None:
         """The next prompt that is not read already, and for which there is room."""

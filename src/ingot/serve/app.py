@@ -304,9 +304,9 @@ def _tokenized(body: Mapping[str, Any], model: LanguageModel, names: Sequence[st
     sources = [name for name in ("content", "prompt", "messages") if name in given]
     if len(sources) != 1:
         raise bad("one of content, prompt and messages is needed", "prompt")
-    asks.check_length(sources[0], [given[sources[0]], given.get("tools")], context)
+    said = asks.check_media(given["messages"]) if sources == ["messages"] else given[sources[0]]
+    asks.check_length(sources[0], [said, given.get("tools")], context)
     if sources == ["messages"]:
-        asks.check_media(given["messages"])
         generation = given.get("add_generation_prompt", True)
         variables = asks.template_variables(given)
         ids = model.encode(given["messages"], given.get("tools"), asks.thinking(given), generation, **variables).ids

@@ -38,8 +38,7 @@ class Ask:
 def chat(body: Mapping[str, Any], model: LanguageModel, name: Sequence[str], plan: Plan) -> Ask:
     """Of POST /v1/chat/completions."""
     given = _given(body, fields.CHAT, name, "messages")
-    check_media(given["messages"])
-    check_length("messages", [given["messages"], given.get("tools")], plan.context)
+    check_length("messages", [check_media(given["messages"]), given.get("tools")], plan.context)
     tools = given.get("tools") if given.get("tool_choice", "auto") == "auto" else None
     _check_strict(given.get("tools", ()))
     limit = _max_tokens(given)
@@ -76,11 +75,13 @@ def template_variables(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.get("chat_template_kwargs", {}).items() if name != "enable_thinking"}
 
 
-def check_media(messages: Sequence[Any]) -> None:
-    """ApiError unless every picture is a data: URL: a server reads no files and fetches nothing for its clients."""
+def check_media(messages: Sequence[Any]) -> Sequence[Any]:
+    """The messages with their pictures as Media; ApiError unless each is a data: URL: a server reads no files and
+    fetches nothing for its clients."""
+    normalised = normalise_messages(messages)
     media = [
         part
-        for message in normalise_messages(messages)
+        for message in normalised
         if isinstance(message["content"], list)
         for part in message["content"]
         if isinstance(part, Medium)
@@ -95,6 +96,7 @@ def check_media(messages: Sequence[Any]) -> None:
             if not isinstance(frame, str) or not frame.startswith("data:"):
                 rule = "it must be a data: URL, for the server opens no files and no addresses"
                 raise bad(f"{medium.where} is {shown(frame)}; {rule}", medium.where)
+    return normalised
 
 
 def check_length(name: str, value: Any, context: int) -> None:
@@ -107,9 +109,9 @@ def check_length(name: str, value: Any, context: int) -> None:
 
 
 def _characters(value: Any) -> int:
-    """Of all texts in a JSON value but pictures."""
+    """Of all texts in a JSON value."""
     if isinstance(value, str):
-        return 0 if value.startswith("data:") else len(value)
+        return len(value)
     if isinstance(value, dict):
         return sum(len(key) + _characters(one) for key, one in value.items())
     return sum(map(_characters, value)) if isinstance(value, list) else 0
