@@ -51,22 +51,24 @@ def _both(rows: Sequence[Record], key: str, digits: int) -> str:
 
 
 def conversation_table(records: Sequence[Record]) -> str:
-    """What is computed again in each style of client, ours and theirs, of the commit and settings measured last."""
+    """What is computed again in each style of client, ours and theirs: the newest of the settings measured last."""
     if not records:
         return NOTHING
     last = records[-1]
-    same = ("commit", "size", "format", "scale", "answer", "pause", "scripted", "threads")
+    same = ("size", "format", "scale", "answer", "pause", "scripted", "threads")
     rows = [record for record in records if all(record[key] == last[key] for key in same)]
     newest = {(row["style"], row["who"]): row for row in rows}
     lines = ["| " + " | ".join(TITLES) + " |", "|---" * len(TITLES) + "|"]
     lines += [_conversation(row) for row in newest.values()]
     end = max(row["asked"][-1]["prompt"] for row in newest.values())
+    commits = sorted({row["commit"] for row in newest.values()})
     about = (
         f"Sixteen requests in eight turns, growing to {end:,} tokens; the first, which is cold, is left out. The bound "
         f"of a request: tokens that\nthe client wrote since the last, those of the last visible answer, and 64. After "
         f"each turn the client pauses for {last['pause']:g} seconds.\nThe states on disk: megabytes, and over the "
-        f"bytes of all keys, values and one recurrent state a request, or a question (two requests).\n"
-        f"{last['threads']} threads of {last['machine']['cpu']}. Random weights: speed only."
+        f"bytes of the last prompt's keys and values and one recurrent state a request, or a question\n(two requests); "
+        f"of a history that is edited, what was said before is kept, too.\n{last['threads']} threads of "
+        f"{last['machine']['cpu']}, commit {', '.join(commits)}. Random weights: speed only."
     )
     return "\n".join([*lines, "", about])
 
