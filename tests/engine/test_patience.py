@@ -314,8 +314,8 @@ def test_what_was_forgotten_at_once_takes_nobodys_place(start: Start) -> None:
     assert process.has(said[:-2])
 
 
-def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start: Start) -> None:
-    process = start()
+def begun_to_read_ahead(process: Process) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A turn, the next with reasoning, and it without, of which a part has been read."""
     said = np.r_[SYSTEM, words(1, 200)]
     process.ask(said)
     abandoned = np.r_[said, words(2, 25), words(3, 700)]
@@ -323,6 +323,12 @@ def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start
     stripped = np.r_[said, words(3, 700)]
     process.ahead(stripped)
     process.scheduler.idle_step()
+    return said, abandoned, stripped
+
+
+def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start: Start) -> None:
+    process = start()
+    _, abandoned, stripped = begun_to_read_ahead(process)
     process.ask(np.r_[SYSTEM, words(9, 64)])  # somebody else
     process.rest(1)
     process.stop()
@@ -332,13 +338,7 @@ def test_an_idle_reading_in_two_parts_stands_for_the_turn_that_it_replaces(start
 
 def test_who_is_stopped_in_the_midst_of_reading_ahead_keeps_what_was_read(start: Start) -> None:
     process = start()
-    said = np.r_[SYSTEM, words(1, 200)]
-    process.ask(said)
-    abandoned = np.r_[said, words(2, 25), words(3, 700)]
-    process.ask(abandoned)
-    stripped = np.r_[said, words(3, 700)]
-    process.ahead(stripped)
-    process.scheduler.idle_step()
+    said, abandoned, stripped = begun_to_read_ahead(process)
     process.stop()
     assert not process.has(abandoned[:-2])
     assert start().ask(np.r_[stripped, words(4, 9)]).disk > len(said) + 100
