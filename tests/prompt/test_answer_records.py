@@ -220,6 +220,7 @@ def test_many_threads_remember_and_find(start: Start, tokenizer: Tokenizer, tmp_
     wrong."""
     texts = [f"Hello {number}, you am a system" for number in range(24)]
     together = [Journal(tmp_path / "prefix", "one", bytes(32), size=1 << 30) for _ in range(2)]
+    assert all(journal.flush(20) for journal in together)  # neither finds what the other is about to write
     for journal, half in zip(together, (texts[::2], texts[1::2]), strict=True):
         memory = AnswerMemory(tokenizer)
         memory.records = AnswerRecords(journal)
