@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ingot.cli import chat, main, serve
-from tests.cli.run_ingot import environment, run
+from tests.cli.run_ingot import SOURCE, environment, run
 
 NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
 pytestmark = pytest.mark.skipif(not NUGGET, reason="the nugget's weights are not here")
@@ -55,10 +55,10 @@ LONG = {"messages": SUM, "ignore_eos": True, "max_tokens": 1500, "stream": True}
 
 
 @contextlib.contextmanager
-def answering(**more):
+def answering(n=1, **env):
     """A server in the midst of a long answer: process, port, the response that has begun."""
-    with started() as (process, port):
-        connection, response = ask(port, **LONG, **more)
+    with started(**env) as (process, port):
+        connection, response = ask(port, **LONG, n=n)
         assert response.readline().startswith(b"data: ")
         yield process, port, response
         connection.close()
@@ -140,11 +140,25 @@ def children(process):
 supervised = pytest.mark.skipif(sys.platform != "linux", reason="the child is found in /proc")
 
 
+# Python runs this at its start. The fault is the engine's own thread's, as that of a kernel is: the stack of another
+# thread is read while it goes on, and may be cut short.
+FAULT_ON_SIGNAL = """
+import signal, threading
+
+def fault(number, frame):
+    engine = next(thread for thread in threading.enumerate() if thread.name == "engine")
+    signal.pthread_kill(engine.ident, signal.SIGSEGV)
+
+signal.signal(signal.SIGUSR1, fault)
+"""
+
+
 @supervised
-def test_a_crash_costs_the_answers_that_were_being_made():
+def test_a_crash_costs_the_answers_that_were_being_made(tmp_path):
     """The stream is cut, the sentence is in the log with the stack, and the same address answers again."""
-    with answering() as (process, port, response):
-        os.kill(children(process)[0], signal.SIGSEGV)
+    (tmp_path / "sitecustomize.py").write_text(FAULT_ON_SIGNAL)
+    with answering(PYTHONPATH=os.pathsep.join([str(tmp_path), SOURCE])) as (process, port, response):
+        os.kill(children(process)[0], signal.SIGUSR1)
         with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
             assert b"[DONE]" not in response.read()
         connection, response = ask(port, "/v1/models")  # waits in the backlog until the next child listens
