@@ -102,8 +102,11 @@ class StatePool:
         bound = self.most_pages
         if bound is not None and self._pages.taken - spare + self._promised + pages > bound:
             return False
+        needed = self._needed(pages, slots, pinned)
+        if not needed:  # what is left is not read, which can take a millisecond
+            return True
         room = self._room()
-        return room is None or self._needed(pages, slots, pinned) <= room
+        return room is None or needed <= room
 
     def _room(self) -> int | None:
         left = self.available()
