@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ingot.engine import Engine, Scheduler
+from ingot.engine.sequence import pages_of
 from ingot.ops import PAGE
 
 
@@ -42,6 +43,10 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     assert not (set(kept) | set(users)) & set(states._pages._free)
     assert states.idle == len(set(kept) - set(users))
     assert states._promised == sum(run.sequence.promised for run in runs)
+    for run in runs:  # who has begun has, or is promised, all that it may need
+        pages = pages_of(run.sequence.length + run.left + 1 if run.decodes else len(run.request.ids) + run.left)
+        has = len(run.sequence.pages) + run.sequence.promised
+        assert has == pages or (has > pages and not run.decodes)  # or for its twins
     assert cache.bytes <= cache.budget
     check_tree(cache, nodes, users)
 

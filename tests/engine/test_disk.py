@@ -216,6 +216,154 @@ def test_a_failed_reading_leaves_no_page_behind(start: Start, monkeypatch: pytes
     check_accounts(made)
 
 
+class Restoring:
+    """A process in which an answer goes on while the disk gives a long prompt back, a record a step."""
+
+    def __init__(self, made: Engine, **options: Any) -> None:
+        self.engine, self.scheduler, self.told = made, Scheduler(made, 3, 0.0, **options), list[Any]()
+        self.scheduler.add(asked([1, 2, 3], max_tokens=60))
+        self.step()
+
+    def step(self) -> list[int]:
+        """Who was given a token."""
+        tokens = self.scheduler.step()
+        self.told += tokens
+        check_accounts(self.engine, self.scheduler)
+        return [token.answer for token in tokens]
+
+    @property
+    def opening(self) -> bool:
+        return any(run.opening is not None for run in self.scheduler._runs)
+
+    def end(self) -> None:
+        while self.scheduler.unfinished:
+            self.step()
+        self.scheduler.close()
+        check_accounts(self.engine)
+
+    def of(self, number: int) -> list[Any]:
+        """What an answer said."""
+        return [(token.id, token.logprob, token.top) for token in self.told if token.answer == number]
+
+
+@pytest.fixture
+def restoring(start: Start) -> Restoring:
+    answer(start(), asked(TEXT, Mark(590, "turn")))
+    return Restoring(start())
+
+
+def test_streams_go_on_while_the_disk_gives_something_back(restoring: Restoring) -> None:
+    (number,) = restoring.scheduler.add(asked(TEXT))
+    assert restoring.step() == [0]
+    steps = 1
+    while restoring.opening:
+        assert restoring.step()[0] == 0
+        steps += 1
+    assert steps == 1 + 590 // PAGE + 1  # pages, and the snapshot with what is behind them
+    restoring.end()
+    assert restoring.of(number) == answer(engine("bf16", states=0), asked(TEXT))[0]
+    (first,) = [token.reuse for token in restoring.told if token.answer == number and token.reuse]
+    assert (first.cached, first.disk) == (590, 590)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9])
+def test_what_is_coming_from_disk_can_be_cancelled(restoring: Restoring, steps: int) -> None:
+    numbers = restoring.scheduler.add(asked(TEXT, n=2))
+    for _ in range(steps):
+        restoring.step()
+    assert restoring.opening
+    restoring.engine.cache.clear()  # and what it shared is nobody's but its own
+    for number in numbers:
+        restoring.scheduler.cancel(number)
+        check_accounts(restoring.engine, restoring.scheduler)
+    assert not restoring.opening
+    restoring.end()
+    assert {token.answer for token in restoring.told} == {0}
+
+
+def test_pages_that_are_in_memory_are_kept_while_the_rest_comes(start: Start) -> None:
+    answer(start(), asked(TEXT, Mark(590, "turn")))
+    made = start()
+    answer(made, asked(TEXT[:200], Mark(192, "turn"), max_tokens=1))
+    restoring = Restoring(made)
+    (number,) = restoring.scheduler.add(asked(TEXT))
+    restoring.step()
+    made.cache.clear()
+    check_accounts(made, restoring.scheduler)
+    restoring.end()
+    assert restoring.of(number) == answer(engine("bf16", states=0), asked(TEXT))[0]
+    assert made.cache.disk.tokens == 590 - 192
+
+
+def test_who_comes_meanwhile_waits_and_finds_it_in_memory(restoring: Restoring) -> None:
+    (first,) = restoring.scheduler.add(asked(TEXT))
+    restoring.step()
+    (second,) = restoring.scheduler.add(asked(np.r_[TEXT[:595], 4, 5]))
+    assert restoring.scheduler.held == {first, second}
+    restoring.end()
+    assert restoring.engine.cache.disk.hits == 1
+    assert restoring.of(second) == answer(engine("bf16", states=0), asked(np.r_[TEXT[:595], 4, 5]))[0]
+    (reuse,) = [token.reuse for token in restoring.told if token.answer == second and token.reuse]
+    assert (reuse.cached, reuse.disk) == (590, 0)
+
+
+def test_a_pass_that_fails_spares_what_comes_from_disk(restoring: Restoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    (number,) = restoring.scheduler.add(asked(TEXT))
+    restoring.step()
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.scheduler.engine, "forward", broken)
+        with pytest.raises(RuntimeError):
+            restoring.step()
+    assert restoring.scheduler.held == {number}
+    restoring.scheduler.cancel(0)
+    restoring.end()
+    assert restoring.of(number) == answer(engine("bf16", states=0), asked(TEXT))[0]
+
+
+def test_a_disk_that_fails_ends_only_what_it_was_to_give(restoring: Restoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    (number,) = restoring.scheduler.add(asked(TEXT))
+    restoring.step()
+
+    def broken(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring.engine.cache.disk.journal, "read", broken)
+        with pytest.raises(MemoryError):
+            restoring.step()
+    assert restoring.scheduler.held == set()
+    restoring.scheduler.cancel(number)
+    restoring.end()
+    assert restoring.of(0) == answer(engine("bf16", states=0), asked([1, 2, 3], max_tokens=60))[0]
+
+
+def test_what_idly_comes_from_disk_makes_way(restoring: Restoring) -> None:
+    scheduler = restoring.scheduler
+    restoring.end()
+    scheduler.add_idle(asked(TEXT, max_tokens=1))
+    for _ in range(3):
+        scheduler.idle_step()
+        check_accounts(restoring.engine, scheduler)
+    assert scheduler._idle.run is not None
+    assert scheduler._idle.run.opening is not None
+    (number,) = scheduler.add(asked([7, 8, 9]))
+    while scheduler.unfinished:
+        restoring.step()
+    assert restoring.of(number) == answer(engine("bf16", states=0), asked([7, 8, 9]))[0]
+    while scheduler._idle.has_work:
+        scheduler.idle_step()
+        check_accounts(restoring.engine, scheduler)
+    assert restoring.engine.cache.disk.hits == 1
+    (number,) = scheduler.add(asked(TEXT))
+    restoring.end()
+    (reuse,) = [token.reuse for token in restoring.told if token.answer == number and token.reuse]
+    assert (reuse.cached, reuse.disk) == (590, 0)
+
+
 def test_another_salt_another_picture_and_no_cache_find_nothing(start: Start) -> None:
     answer(start(), asked(TEXT[:250], Mark(240, "turn"), salt="a"))
     assert answer(start(), asked(TEXT[:250], salt="b"))[1].disk == 0
@@ -275,7 +423,8 @@ def test_what_was_forgotten_before_it_was_written_is_left(start: Start, monkeypa
     assert answer(start(), asked(TEXT[:250]))[1].disk == 0
 
 
-def test_a_mismatch_of_the_canary_forgets_the_disk_too(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slice_s", [None, 0.0])
+def test_a_mismatch_of_the_canary_forgets_the_disk_too(start: Start, tmp_path: Path, slice_s: float | None) -> None:
     answer(start(), asked(TEXT[:250], Mark(240, "turn")))
     made = start()
     read = made.cache.disk.journal.read
@@ -286,7 +435,7 @@ def test_a_mismatch_of_the_canary_forgets_the_disk_too(start: Start, tmp_path: P
         return right
 
     made.cache.disk.journal.read = wrong
-    scheduler = Scheduler(made, 1, canary=1.0)
+    scheduler = Scheduler(made, 1, slice_s, canary=1.0)
     scheduler.add(asked(TEXT[:250]))
     while scheduler.unfinished:
         scheduler.step()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from collections.abc import Sequence as Several
 from typing import Any, NamedTuple, Protocol
 
@@ -171,19 +171,30 @@ class Disk:
         found = self._find(root, keys, beyond + LEAST_TOKENS)
         return found.position if found else 0
 
-    def restore(self, sequence: Sequence, keys: np.ndarray, beyond: int) -> Restored | None:
+    def restore(
+        self, sequence: Sequence, keys: np.ndarray, beyond: int, tokens: int
+    ) -> Generator[None, None, Restored | None]:
         """Give an empty sequence the deepest state that the disk has of a prompt with these keys, if that saves more
-        than `beyond` tokens. None, and the sequence is still empty: there is none, or it cannot be read."""
+        than `beyond` tokens: a record at each step. It is promised room for so many `tokens`, and must have no keys
+        until this ends. None, and the sequence is empty again: there is none, or it cannot be read."""
         found = self._find(sequence.node, keys, beyond + LEAST_TOKENS)
         if found is None:
             return None
-        self.states.reserve(sequence, found.position)
+        root = sequence.node
         self.states.share(sequence, [node.page for node in found.nodes], PAGE * len(found.nodes))
-        if not self._read(sequence, found):
-            self._empty(sequence, found.nodes)
+        sequence.node = found.nodes[-1] if found.nodes else root
+        self.states.reserve(sequence, tokens)
+        for record in found.pages:
+            yield
+            if not self.journal.read(record, self._rows(self.states.add_page(sequence), None)):
+                self._empty(sequence, root)
+                return None
+        yield
+        page = self.states.add_page(sequence) if found.position % PAGE else None
+        if not self.journal.read(found.snapshot, self._rows(page, sequence.slot)):
+            self._empty(sequence, root)
             return None
         sequence.length = found.position
-        self.cache.extend(sequence)
         restored = Restored(found.kind, found.position - PAGE * len(found.nodes))
         self.hits, self.tokens = self.hits + 1, self.tokens + restored.tokens
         return restored
@@ -299,22 +310,10 @@ class Disk:
                 best = position, kind if kind in PRIORS else "end", record
         return best
 
-    def _read(self, sequence: Sequence, found: _Found) -> bool:
-        """Fill new pages, and the sequence's slot; False where a record is not what was written."""
-        for record in found.pages:
-            if not self.journal.read(record, self._rows(self._page(sequence), None)):
-                return False
-        page = self._page(sequence) if found.position % PAGE else None
-        return self.journal.read(found.snapshot, self._rows(page, sequence.slot))
-
-    def _page(self, sequence: Sequence) -> int:
-        page = self.states.take_page()
-        sequence.pages = np.append(sequence.pages, np.int32(page))
-        return page
-
-    def _empty(self, sequence: Sequence, nodes: list[Node]) -> None:
+    def _empty(self, sequence: Sequence, root: Node) -> None:
         """Take back what a sequence was given, and pages that lead nowhere since memory was needed for it."""
         for page in sequence.pages.tolist():
             self.states.release(page)
+        node, sequence.node = sequence.node, root
         sequence.pages, sequence.length = sequence.pages[:0], 0
-        self.cache.prune(nodes[-1] if nodes else None)
+        self.cache.prune(node)

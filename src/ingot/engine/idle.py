@@ -45,23 +45,27 @@ class IdleReader:
         while len(self._prompts) > MOST:
             self._prompts.popleft()
 
-    def watch(self, waiting: Waiting, run: Run) -> None:
+    def watch(self, run: Run) -> None:
         """Now and then, have computed again what a run was given by the cache."""
-        if run.came_from is None or random.random() >= self._canary:
+        if run.came_from is None or run.sequence.keys is None or random.random() >= self._canary:
             return
-        request, length = waiting.request, run.sequence.length
+        request, length = run.request, run.sequence.length
+        ids, keys = np.array(request.ids[:length], np.int32), run.sequence.keys[:length]
         position = None if request.position is None else request.position[:, :length]
-        again = replace(request, ids=waiting.ids[:length], position=position, cache=False)
-        self.add(Waiting(again, waiting.ids[:length], waiting.keys[:length], canary=run.came_from))
+        again = replace(request, ids=ids, position=position, cache=False)
+        self.add(Waiting(again, ids, keys, canary=run.came_from))
 
-    def step(self, most: int) -> None:
-        """One pass over `most` tokens of a prompt."""
-        self._now = self._now or self._next()
+    def step(self, most: int, seconds: float) -> None:
+        """One pass over `most` tokens of a prompt, or about so many seconds of what the disk has of it."""
+        self._now = self._now or self._next(seconds)
         if self._now is None:
             return
         waiting, run = self._now
         try:
-            self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
+            if run.opening is None:
+                self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
+            else:
+                self._opening.advance(run, seconds)
         except BaseException:
             self._now = None
             self._cache.leave(run.sequence)
@@ -92,11 +96,11 @@ class IdleReader:
         if self._cache.disk is not None:
             self._cache.disk.note(kept, run.came_from, ahead=True)
 
-    def _next(self) -> tuple[Waiting, Run] | None:
+    def _next(self, seconds: float) -> tuple[Waiting, Run] | None:
         """The next prompt that is not read already, and for which there is room."""
         while self._prompts:
             waiting = self._prompts.popleft()
             match = self._opening.match(waiting)
             if len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1):
-                return waiting, self._opening.opened(waiting, -1, None)
+                return waiting, self._opening.opened(waiting, (), seconds)
         return None

@@ -3,13 +3,16 @@ snapshots will be kept."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ingot.engine.disk import Restored
 from ingot.engine.keys import Keys, keys_of
 from ingot.engine.prefix_cache import LEAST_TOKENS, Match
 from ingot.engine.prefix_tree import Snapshot
@@ -107,36 +110,53 @@ class Opening:
             request.breaks,
         )
 
-    def opened(self, waiting: Waiting, answer: int, sampler: Sampler | None) -> Run:
-        """A run that goes on from what the prefix cache has of its prompt; without a sampler it only reads."""
+    def opened(self, waiting: Waiting, samplers: Several[tuple[int, Sampler]], seconds: float) -> Run:
+        """A run for these answers, which goes on from what the prefix cache has of its prompt; without answers it
+        only reads. What the disk has comes to it as it is advanced: here, and then until it is not `opening`."""
         request, ids = waiting.request, waiting.ids
-        tokens = self.tokens(request, ids) if sampler else len(ids)
-        sequence, match = self.states.open(), self.match(waiting)
-        try:
-            if request.cache and self.cache.enabled:
-                sequence.keys = Keys(waiting.keys)
-                self.cache.begin(sequence, request.salt)
-                match = self._from_disk(sequence, waiting, match)
-            if match.snapshot is not None and not match.restored:
-                self.cache.restore(sequence, match.snapshot)
-            self.states.reserve(sequence, tokens)
-        except BaseException:
-            self.cache.leave(sequence)
-            raise
-        marks = self._marks(request, len(ids), match) if sequence.keys else deque[Mark]()
-        reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
-        left = tokens - len(ids)
-        return Run(answer, request, sequence, sampler, ids[match.cached :], left, marks, reuse, match.snapshot)
+        answer, sampler = samplers[0] if samplers else (-1, None)
+        twins = list(samplers[1:])
+        total = self.tokens(request, ids) if sampler else len(ids)
+        run = Run(answer, request, self.states.open(), sampler, ids, total - len(ids), twins)
+        more = len(twins) * (pages_of(total) - len(ids) // PAGE)  # that the others will need
+        run.opening = self._open(run, waiting, total + more * PAGE)
+        self.advance(run, seconds)
+        return run
 
-    def _from_disk(self, sequence: Sequence, waiting: Waiting, match: Match) -> Match:
-        """Give an empty sequence what the disk has of its prompt, if that is more than memory has."""
-        if self.cache.disk is None:
-            return match
-        restored = self.cache.disk.restore(sequence, waiting.keys, match.cached)
-        if restored is None:
-            known = match.snapshot
-            # an attempt that failed may have cost it
-            return match if known is None or known.kept else self.match(waiting)
+    def advance(self, run: Run, seconds: float) -> None:
+        """Give a run that is `opening` more, for about so many seconds. After an error its sequence is closed."""
+        end = time.perf_counter() + seconds
+        try:
+            for _ in run.opening or ():
+                if time.perf_counter() >= end:
+                    return
+        except BaseException:
+            self.cache.leave(run.sequence)
+            raise
+        run.opening = None
+
+    def _open(self, run: Run, waiting: Waiting, tokens: int) -> Iterator[None]:
+        """Give a run what there is of its prompt, and promise it room for so many tokens; all at once, but for what the
+        disk has."""
+        request, sequence, match, restored = waiting.request, run.sequence, self.match(waiting), None
+        if request.cache and self.cache.enabled:
+            self.cache.begin(sequence, request.salt)
+            if self.cache.disk is not None:
+                restored = yield from self.cache.disk.restore(sequence, waiting.keys, match.cached, tokens)
+            sequence.keys = Keys(waiting.keys)
+            if restored is not None:
+                match = self._kept(sequence, restored, match)
+            else:
+                match = self.match(waiting)  # an attempt that failed may have cost what it was
+                if match.snapshot is not None:
+                    self.cache.restore(sequence, match.snapshot)
+            run.marks = self._marks(request, len(waiting.ids), match)
+        self.states.reserve(sequence, tokens)
+        run.pending, run.came_from = waiting.ids[match.cached :], match.snapshot
+        run.reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
+
+    def _kept(self, sequence: Sequence, restored: Restored, match: Match) -> Match:
+        """Keep in memory what a sequence was given by the disk."""
         length = sequence.length
         snapshot = self.cache.snapshot(sequence, restored.kind)
         return Match(max(match.matched, length), snapshot, match.expected, length, restored.tokens)

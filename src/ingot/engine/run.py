@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,9 @@ class Part:
 @dataclass(eq=False)
 class Run:
     """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
-    answers to the same prompt, which wait to continue from its state. It `came_from` a snapshot, and at `marks` of its
-    prompt others are kept. What it `said` so far foretells `drafts`, which are tried in the next pass."""
+    answers to the same prompt, which wait to continue from its state. While it is `opening` it is given what the prefix
+    cache has, and reads nothing. It `came_from` a snapshot, and at `marks` of its prompt others are kept. What it
+    `said` so far foretells `drafts`, which are tried in the next pass."""
 
     answer: int
     request: Request
@@ -39,10 +41,11 @@ class Run:
     sampler: Sampler | None
     pending: np.ndarray
     left: int
+    twins: list[tuple[int, Sampler]] = field(default_factory=list)
+    opening: Iterator[None] | None = None
     marks: deque[Mark] = field(default_factory=deque)
     reuse: Reuse | None = None
     came_from: Snapshot | None = None
-    twins: list[tuple[int, Sampler]] = field(default_factory=list)
     decodes: bool = False
     said: list[int] = field(default_factory=list)
     drafter: Drafter | None = None

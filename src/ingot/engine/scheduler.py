@@ -6,6 +6,7 @@ changes time and memory, not one bit of an answer (native op set). One thread ow
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from bisect import bisect_right
@@ -24,9 +25,7 @@ from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Request, Token
 from ingot.engine.run import Part, Run
 from ingot.engine.sampler import answer_seed
-from ingot.engine.sequence import pages_of
 from ingot.engine.speculate import Drafter, worthwhile
-from ingot.ops import PAGE
 
 if TYPE_CHECKING:
     from ingot.engine.engine import Engine
@@ -46,7 +45,8 @@ class Scheduler:
     """`width` answers run at most, fewer where memory holds no more; those to one prompt begin together.
 
     Prompts that are read at the same time share each pass evenly: a short one does not wait for the end of a long one.
-    `slice_s`: about how many seconds a pass may take that reads while answers go on; None: as long as it takes.
+    `slice_s`: about how many seconds a pass may take that reads while answers go on, and what comes from disk between
+    two passes; None: as long as it takes.
     `canary`: of how many of the prompts that go on from a snapshot it is computed again in idle time and compared.
     """
 
@@ -81,8 +81,13 @@ class Scheduler:
 
     @property
     def held(self) -> set[int]:
-        """Answers that have not begun, because what their prompts begin with is being read for another."""
-        return {answer for waiting in self._waiting if waiting.reader is not None for answer in waiting.answers}
+        """Answers that no pass was made for yet, because what their prompts begin with is being read for another, or
+        comes from disk for them or another."""
+        opening = [run for run in self._runs if run.opening is not None]
+        began = {answer for run in opening for answer in (run.answer, *(twin for twin, _ in run.twins))}
+        return began | {
+            answer for waiting in self._waiting if opening or waiting.reader is not None for answer in waiting.answers
+        }
 
     def checked(self, request: Request) -> Waiting:
         """A request in the form in which it waits, which remembers what was found out about it; ValueError."""
@@ -122,6 +127,7 @@ class Scheduler:
             self._idle.pause()
         if self.cache.disk is not None:
             self.cache.disk.write()  # not behind the pass: its tokens are waited for
+        self._open()
         self._admit()
         self._try()
         parts = list(self._parts())
@@ -150,7 +156,7 @@ class Scheduler:
             disk.write()
             if disk.behind and not self._idle.has_work:
                 time.sleep(SLOW_DISK_S)
-        self._idle.step(self._sliced(STEP_TOKENS))
+        self._idle.step(self._sliced(STEP_TOKENS), self._slice)
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
@@ -174,11 +180,29 @@ class Scheduler:
         if self.cache.disk is not None:
             self.cache.disk.finish(FINISH_S)
 
+    @property
+    def _slice(self) -> float:
+        return math.inf if self.slice_s is None else self.slice_s
+
+    def _open(self) -> None:
+        """Go on with what comes from disk."""
+        for run in [run for run in self._runs if run.opening is not None]:
+            try:
+                self._opening.advance(run, self._slice)
+            except BaseException:
+                self._runs.remove(run)
+                raise
+            if run.opening is None:
+                self._idle.watch(run)
+
     def _admit(self) -> None:
         """Begin those that wait, by priority and in order, while there is place. Who is held keeps a place, so that
-        those who came later do not take it."""
+        those who came later do not take it. While something comes from disk for one, the others wait for it: they may
+        go on from the same."""
         held: list[Waiting] = []
         for waiting in tuple(self._waiting):
+            if any(run.opening is not None for run in self._runs):
+                return
             count = len(waiting.answers)
             if self._runs and self.running + sum(len(other.answers) for other in held) + count > self.width:
                 return
@@ -199,14 +223,9 @@ class Scheduler:
         samplers = [
             (i, self._opening.sampler(request, ids, answer_seed(seed, i - waiting.first))) for i in waiting.answers
         ]
-        (answer, sampler), *twins = samplers
-        run = self._opening.opened(waiting, answer, sampler)
-        self._idle.watch(waiting, run)
-        run.twins = twins
-        if twins:  # what they will need is promised, too
-            total, length = self._opening.tokens(request, ids), len(ids)
-            more = len(twins) * (pages_of(total) - length // PAGE)
-            self.states.reserve(run.sequence, total + more * PAGE)
+        run = self._opening.opened(waiting, samplers, self._slice)
+        if run.opening is None:
+            self._idle.watch(run)
         self._runs.append(run)
 
     def _forward(self, parts: list[tuple[Run, Part]], rows: np.ndarray) -> np.ndarray:
@@ -262,7 +281,7 @@ class Scheduler:
         short one leaves goes to the others; of those that are alike the oldest has the odd token."""
         room = self._room()
         shares: dict[int, int] = {}
-        reading = [run for run in self._runs if not run.decodes]
+        reading = [run for run in self._runs if not run.decodes and run.opening is None]
         for priority in sorted({run.request.priority for run in reading}):
             alike = sorted((r for r in reading if r.request.priority == priority), key=lambda run: len(run.pending))
             for left, run in zip(range(len(alike), 0, -1), alike, strict=True):

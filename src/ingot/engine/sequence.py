@@ -168,6 +168,15 @@ class StatePool:
             self.release(pages[-1])
         sequence.pages, sequence.length = np.array(mine, np.int32), length
 
+    def add_page(self, sequence: Sequence) -> int:
+        """One more page for a sequence, of those it was promised: its number, whatever is in it."""
+        page = self.take_page()
+        sequence.pages = np.append(sequence.pages, np.int32(page))
+        kept = max(0, sequence.promised - 1)
+        self._promised += kept - sequence.promised
+        sequence.promised = kept
+        return page
+
     def reserve(self, sequence: Sequence, tokens: int) -> None:
         """Promise the sequence pages for a total of `tokens` tokens, and make the pools large enough."""
         wanted = max(0, pages_of(tokens) - len(sequence.pages))
@@ -185,13 +194,8 @@ class StatePool:
     def segments(self, sequence: Sequence, position_3T: np.ndarray | None, tokens: int, tried: int = 0) -> Segments:
         """The pass that appends `tokens` tokens to the sequence, at the given positions or, for text, at the next
         ones. The last `tried` of them are not certain: `accept` says how many were right."""
-        wanted = pages_of(sequence.length + tokens) - len(sequence.pages)
-        if wanted > 0:
-            taken = np.array([self.take_page() for _ in range(wanted)], np.int32)
-            sequence.pages = np.concatenate([sequence.pages, taken])
-            kept = max(0, sequence.promised - wanted)
-            self._promised += kept - sequence.promised
-            sequence.promised = kept
+        for _ in range(pages_of(sequence.length + tokens) - len(sequence.pages)):
+            self.add_page(sequence)
         if position_3T is None:
             first = sequence.length + sequence.rope_delta
             position_3T = np.tile(np.arange(first, first + tokens, dtype=np.int32), (3, 1))
