@@ -179,7 +179,7 @@ def test_plain_terminals(env: dict[str, str], home: dict[str, str]) -> None:
 
 def test_save_load_regen_edit(home: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
-    with Chat("--system", "Be brief.", **home) as chat:
+    with Chat("--system", "Be brief.", columns=300, **home) as chat:
         chat.wait(PROMPT)
         chat.say("hello")
         assert f"3 messages in {file}" in chat.say(f"/save {file}")
