@@ -4,9 +4,11 @@ other."""
 from __future__ import annotations
 
 from collections import Counter
+from inspect import getgeneratorlocals
 from typing import Any
 
 from ingot.engine import Engine, Scheduler
+from ingot.engine.run import Run
 from ingot.engine.sequence import pages_of
 from ingot.ops import PAGE
 
@@ -18,23 +20,30 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
         if waiting.seen == cache.changes:
             assert waiting.match == cache.match(waiting.keys, waiting.request.salt)
         reader = waiting.reader
-        assert reader is None or reader.answer < waiting.first
+        assert reader is None or (reader.answer if isinstance(reader, Run) else reader.first) < waiting.first
     runs = [run for scheduler in schedulers for run in scheduler._runs]
     for run in runs:
         places = [mark.position for mark in run.marks]
         assert places == sorted(set(places))
         assert not places or run.sequence.length < places[0] <= places[-1] <= run.sequence.length + len(run.pending)
     runs += [run for scheduler in schedulers if (run := scheduler._idle.run)]
+    sequences = [run.sequence for run in runs]
+    for scheduler in schedulers:
+        for waiting in scheduler._waiting + list(scheduler._idle._prompts):
+            if waiting.coming is not None:  # from disk
+                sequences.append(getgeneratorlocals(waiting.coming)["sequence"])
+                has = len(sequences[-1].pages) + sequences[-1].promised
+                assert has >= pages_of(scheduler._opening._room(waiting))  # or for answers that were cancelled
     nodes, snapshots = list(cache.nodes()), cache.snapshots
-    slots = [run.sequence.slot for run in runs] + [snapshot.slot for snapshot in snapshots]
+    slots = [sequence.slot for sequence in sequences] + [snapshot.slot for snapshot in snapshots]
     assert len(set(slots)) == len(slots) == states._slots.taken
     assert not set(slots) & set(states._slots._free)
     assert states.snapshots == len(snapshots)
-    windows = [run.sequence.window for run in runs if run.sequence.window >= 0]
+    windows = [sequence.window for sequence in sequences if sequence.window >= 0]
     assert len(set(windows)) == len(windows) == states._windows.taken
     assert not set(windows) & set(states._windows._free)
 
-    users = Counter(page for run in runs for page in run.sequence.pages.tolist())
+    users = Counter(page for sequence in sequences for page in sequence.pages.tolist())
     kept = Counter([node.page for node in nodes] + [snapshot.page for snapshot in snapshots if len(snapshot.tail)])
     assert len({node.page for node in nodes}) == len(nodes)
     assert users == {page: count for page, count in enumerate(states._users.tolist()) if count}
@@ -42,11 +51,12 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     assert len(set(kept) | set(users)) == states._pages.taken
     assert not (set(kept) | set(users)) & set(states._pages._free)
     assert states.idle == len(set(kept) - set(users))
-    assert states._promised == sum(run.sequence.promised for run in runs)
+    assert states._promised == sum(sequence.promised for sequence in sequences)
     for run in runs:  # who has begun has, or is promised, all that it may need
         pages = pages_of(run.sequence.length + run.left + 1 if run.decodes else len(run.request.ids) + run.left)
+        pages += len(run.twins) * (pages - len(run.request.ids) // PAGE)
         has = len(run.sequence.pages) + run.sequence.promised
-        assert has == pages or (has > pages and not run.decodes)  # or for its twins
+        assert has == pages or (has > pages and not run.decodes and run.answer >= 0)  # twins that were cancelled
     assert cache.bytes <= cache.budget
     check_tree(cache, nodes, users)
 

@@ -7,6 +7,7 @@ under the digest of the full pages before it, named by its own tokens, and holds
 
 from __future__ import annotations
 
+import logging
 import struct
 import time
 from collections import deque
@@ -22,6 +23,8 @@ from ingot.engine.prefix_cache import LEAST_TOKENS, PRIORS, PrefixCache
 from ingot.engine.prefix_tree import Node, Snapshot
 from ingot.engine.sequence import Sequence
 from ingot.ops import PAGE
+
+log = logging.getLogger("ingot")
 
 SLICE_BYTES = 32 << 20  # copied between two passes; measured: 7 to 22 ms
 LEAST = 128  # tokens; a state is 20 to 50 MB of disk, and to read fewer again takes a second (taste)
@@ -184,14 +187,7 @@ class Disk:
         self.states.share(sequence, [node.page for node in found.nodes], PAGE * len(found.nodes))
         sequence.node = found.nodes[-1] if found.nodes else root
         self.states.reserve(sequence, tokens)
-        for record in found.pages:
-            yield
-            if not self.journal.read(record, self._rows(self.states.add_page(sequence), None)):
-                self._empty(sequence, root)
-                return None
-        yield
-        page = self.states.add_page(sequence) if found.position % PAGE else None
-        if not self.journal.read(found.snapshot, self._rows(page, sequence.slot)):
+        if not (yield from self._read(sequence, found)):
             self._empty(sequence, root)
             return None
         sequence.length = found.position
@@ -309,6 +305,20 @@ class Disk:
                 kind = record.meta[_META.size :].decode("ascii", "replace")
                 best = position, kind if kind in PRIORS else "end", record
         return best
+
+    def _read(self, sequence: Sequence, found: _Found) -> Generator[None, None, bool]:
+        """Fill new pages, and the sequence's slot; False where a record is not what was written."""
+        try:
+            for record in found.pages:
+                yield
+                if not self.journal.read(record, self._rows(self.states.add_page(sequence), None)):
+                    return False
+            yield
+            page = self.states.add_page(sequence) if found.position % PAGE else None
+            return self.journal.read(found.snapshot, self._rows(page, sequence.slot))
+        except Exception:
+            log.exception("a state could not be read from disk, and is computed again")
+            return False
 
     def _empty(self, sequence: Sequence, root: Node) -> None:
         """Take back what a sequence was given, and pages that lead nowhere since memory was needed for it."""

@@ -43,29 +43,27 @@ class IdleReader:
         """Read a prompt. Of many, the oldest is dropped."""
         self._prompts.append(waiting)
         while len(self._prompts) > MOST:
-            self._prompts.popleft()
+            self._opening.drop(self._prompts.popleft())
 
     def watch(self, run: Run) -> None:
         """Now and then, have computed again what a run was given by the cache."""
-        if run.came_from is None or run.sequence.keys is None or random.random() >= self._canary:
+        if run.came_from is None or random.random() >= self._canary:
             return
+        assert run.sequence.keys is not None
         request, length = run.request, run.sequence.length
         ids, keys = np.array(request.ids[:length], np.int32), run.sequence.keys[:length]
         position = None if request.position is None else request.position[:, :length]
         again = replace(request, ids=ids, position=position, cache=False)
         self.add(Waiting(again, ids, keys, canary=run.came_from))
 
-    def step(self, most: int, seconds: float) -> None:
-        """One pass over `most` tokens of a prompt, or about so many seconds of what the disk has of it."""
-        self._now = self._now or self._next(seconds)
+    def step(self, most: int, end: float) -> None:
+        """One pass over `most` tokens of a prompt; or, up to the time `end`, what the disk has of it."""
+        self._now = self._now or self._next(end)
         if self._now is None:
             return
         waiting, run = self._now
         try:
-            if run.opening is None:
-                self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
-            else:
-                self._opening.advance(run, seconds)
+            self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
         except BaseException:
             self._now = None
             self._cache.leave(run.sequence)
@@ -78,7 +76,10 @@ class IdleReader:
 
     def pause(self) -> Snapshot | None:
         """Give back the memory of the prompt that is being read, if one is. It goes back to those that wait; what it
-        has read stays in the prefix cache, as the snapshot that is returned."""
+        has read stays in the prefix cache, as the snapshot that is returned. One of which not all has come from disk
+        is left: who asks for it has it read from there."""
+        if self._prompts and self._prompts[0].coming is not None:
+            self._opening.drop(self._prompts.popleft())
         if self._now is None:
             return None
         (waiting, run), self._now = self._now, None
@@ -87,20 +88,25 @@ class IdleReader:
 
     def close(self) -> None:
         """Forget everything; after a restart the next turn goes on from what was read of it."""
-        if self.run is not None:
-            run = self.run
-            self._to_disk(self.pause(), run)
+        run, kept = self.run, self.pause()
+        if run is not None:
+            self._to_disk(kept, run)
         self._prompts.clear()
 
     def _to_disk(self, kept: Snapshot | None, run: Run) -> None:
         if self._cache.disk is not None:
             self._cache.disk.note(kept, run.came_from, ahead=True)
 
-    def _next(self, seconds: float) -> tuple[Waiting, Run] | None:
-        """The next prompt that is not read already, and for which there is room."""
+    def _next(self, end: float) -> tuple[Waiting, Run] | None:
+        """The next prompt that is not read already, and for which there is room; None also if it has not all come from
+        disk at the time `end`."""
         while self._prompts:
             waiting = self._prompts.popleft()
             match = self._opening.match(waiting)
-            if len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1):
-                return waiting, self._opening.opened(waiting, (), seconds)
+            if waiting.coming or (len(waiting.ids) - match.cached > 1 and self._opening.fits(waiting, match, 1)):
+                run = self._opening.advance(waiting, end)
+                if run is not None:
+                    return waiting, run
+                self._prompts.appendleft(waiting)
+                return None
         return None

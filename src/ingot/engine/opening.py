@@ -3,10 +3,10 @@ snapshots will be kept."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as Several
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from ingot.engine.prefix_cache import LEAST_TOKENS, Match
 from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Mark, Request, Reuse
 from ingot.engine.run import Run
-from ingot.engine.sampler import Sampler
+from ingot.engine.sampler import Sampler, answer_seed
 from ingot.engine.sequence import Sequence, pages_of
 from ingot.ops import PAGE
 
@@ -36,7 +36,8 @@ JUNCTION = 64
 class Waiting:
     """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
     still wanted. `match` is what the prefix cache had when it had `seen` so many changes. It is held until `reader` has
-    read as many tokens as they have in common, or begins for itself (`engine/held.py`)."""
+    read as many tokens as they have in common, or begins for itself (`engine/held.py`). It is `coming` while what the
+    disk has of it is read."""
 
     request: Request
     ids: np.ndarray
@@ -46,8 +47,9 @@ class Waiting:
     canary: Snapshot | None = None  # what shall be computed again, and be equal
     match: Match = field(default_factory=Match)
     seen: int = -1
-    reader: Run | None = None
+    reader: Run | Waiting | None = None
     parts: int = 0  # the tokens of its prompt up to where it was last held
+    coming: Generator[None, None, Run] | None = None
 
 
 class Opening:
@@ -86,8 +88,9 @@ class Opening:
         shared = match.cached // PAGE
         pages, slots = self._pages(waiting, shared, count), count
         for other in held:
-            pages += self._pages(other, other.parts // PAGE, len(other.answers))
-            slots += len(other.answers)
+            if other.coming is None:  # else it has what it needs, or is promised it
+                pages += self._pages(other, other.parts // PAGE, len(other.answers))
+            slots += len(other.answers) - (other.coming is not None)
         # as if it shared nothing that runs: the snapshot may have to go for its slot, and then it reads everything
         return self.states.has_room(pages, slots, pinned=shared)
 
@@ -96,64 +99,81 @@ class Opening:
         total = pages_of(self.tokens(waiting.request, waiting.ids))
         return total - shared + (count - 1) * (total - len(waiting.ids) // PAGE)
 
-    def sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
-        """Who chooses the tokens of one answer."""
-        return Sampler(
-            request.sampling,
-            ids,
-            self.engine.vocabulary,
-            seed,
-            self.engine.ops.choose,
-            request.stop_ids,
-            request.min_tokens,
-            request.banned_ids,
-            request.breaks,
-        )
-
-    def opened(self, waiting: Waiting, samplers: Several[tuple[int, Sampler]], seconds: float) -> Run:
-        """A run for these answers, which goes on from what the prefix cache has of its prompt; without answers it
-        only reads. What the disk has comes to it as it is advanced: here, and then until it is not `opening`."""
-        request, ids = waiting.request, waiting.ids
-        answer, sampler = samplers[0] if samplers else (-1, None)
-        twins = list(samplers[1:])
-        total = self.tokens(request, ids) if sampler else len(ids)
-        run = Run(answer, request, self.states.open(), sampler, ids, total - len(ids), twins)
-        more = len(twins) * (pages_of(total) - len(ids) // PAGE)  # that the others will need
-        run.opening = self._open(run, waiting, total + more * PAGE)
-        self.advance(run, seconds)
-        return run
-
-    def advance(self, run: Run, seconds: float) -> None:
-        """Give a run that is `opening` more, for about so many seconds. After an error its sequence is closed."""
-        end = time.perf_counter() + seconds
+    def advance(self, waiting: Waiting, end: float) -> Run | None:
+        """The run of a request, which goes on from what the prefix cache has of its prompt; without answers it only
+        reads. None: at `end` (`time.perf_counter`) what the disk has was not all there; ask again, or `drop` it."""
+        coming, waiting.coming = waiting.coming or self._opened(waiting), None
         try:
-            for _ in run.opening or ():
+            while True:
+                next(coming)
                 if time.perf_counter() >= end:
-                    return
-        except BaseException:
-            self.cache.leave(run.sequence)
-            raise
-        run.opening = None
+                    waiting.coming = coming
+                    return None
+        except StopIteration as ended:
+            run: Run = ended.value
+            return run
 
-    def _open(self, run: Run, waiting: Waiting, tokens: int) -> Iterator[None]:
-        """Give a run what there is of its prompt, and promise it room for so many tokens; all at once, but for what the
-        disk has."""
-        request, sequence, match, restored = waiting.request, run.sequence, self.match(waiting), None
-        if request.cache and self.cache.enabled:
-            self.cache.begin(sequence, request.salt)
-            if self.cache.disk is not None:
-                restored = yield from self.cache.disk.restore(sequence, waiting.keys, match.cached, tokens)
-            sequence.keys = Keys(waiting.keys)
-            if restored is not None:
-                match = self._kept(sequence, restored, match)
-            else:
-                match = self.match(waiting)  # an attempt that failed may have cost what it was
-                if match.snapshot is not None:
-                    self.cache.restore(sequence, match.snapshot)
-            run.marks = self._marks(request, len(waiting.ids), match)
-        self.states.reserve(sequence, tokens)
-        run.pending, run.came_from = waiting.ids[match.cached :], match.snapshot
-        run.reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
+    def drop(self, waiting: Waiting) -> None:
+        """Give back what a request was given so far."""
+        if waiting.coming is not None:
+            waiting.coming.close()
+        waiting.coming = None
+
+    def _opened(self, waiting: Waiting) -> Generator[None, None, Run]:
+        """What `advance` returns; a record of the disk comes at each step."""
+        request, ids, sequence = waiting.request, waiting.ids, self.states.open()
+        match, restored, marks = self.match(waiting), None, deque[Mark]()
+        try:
+            if request.cache and self.cache.enabled:
+                self.cache.begin(sequence, request.salt)
+                if self.cache.disk is not None:
+                    room = self._room(waiting)
+                    restored = yield from self.cache.disk.restore(sequence, waiting.keys, match.cached, room)
+                sequence.keys = Keys(waiting.keys)
+                if restored is not None:
+                    match = self._kept(sequence, restored, match)
+                else:
+                    match = self.match(waiting)  # an attempt that failed may have cost what it was
+                    if match.snapshot is not None:
+                        self.cache.restore(sequence, match.snapshot)
+                marks = self._marks(request, len(ids), match)
+            self.states.reserve(sequence, self._room(waiting))
+            samplers = self._samplers(waiting)
+        except BaseException:  # and where it is dropped
+            self.cache.leave(sequence)
+            raise
+        (answer, sampler), twins = samplers[0] if samplers else (-1, None), samplers[1:]
+        left = self.tokens(request, ids) - len(ids) if samplers else 0
+        reuse = Reuse(match.cached, match.matched, match.disk, match.expected)
+        return Run(answer, request, sequence, sampler, ids[match.cached :], left, twins, marks, reuse, match.snapshot)
+
+    def _room(self, waiting: Waiting) -> int:
+        """Tokens that the sequence of a request has room for: those of its prompt, of one answer, and what the other
+        answers will need."""
+        total = self.tokens(waiting.request, waiting.ids) if waiting.answers else len(waiting.ids)
+        return total + max(0, len(waiting.answers) - 1) * PAGE * (pages_of(total) - len(waiting.ids) // PAGE)
+
+    def _samplers(self, waiting: Waiting) -> list[tuple[int, Sampler]]:
+        """Who chooses the tokens of each answer."""
+        request, seed = waiting.request, waiting.request.sampling.seed
+        seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
+        return [
+            (
+                answer,
+                Sampler(
+                    request.sampling,
+                    waiting.ids,
+                    self.engine.vocabulary,
+                    answer_seed(seed, answer - waiting.first),
+                    self.engine.ops.choose,
+                    request.stop_ids,
+                    request.min_tokens,
+                    request.banned_ids,
+                    request.breaks,
+                ),
+            )
+            for answer in waiting.answers
+        ]
 
     def _kept(self, sequence: Sequence, restored: Restored, match: Match) -> Match:
         """Keep in memory what a sequence was given by the disk."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +30,8 @@ class Part:
 @dataclass(eq=False)
 class Run:
     """An answer in the making: the ids its sequence has not taken yet, and the tokens it may still have. `twins` are
-    answers to the same prompt, which wait to continue from its state. While it is `opening` it is given what the prefix
-    cache has, and reads nothing. It `came_from` a snapshot, and at `marks` of its prompt others are kept. What it
-    `said` so far foretells `drafts`, which are tried in the next pass."""
+    answers to the same prompt, which wait to continue from its state. It `came_from` a snapshot, and at `marks` of its
+    prompt others are kept. What it `said` so far foretells `drafts`, which are tried in the next pass."""
 
     answer: int
     request: Request
@@ -42,7 +40,6 @@ class Run:
     pending: np.ndarray
     left: int
     twins: list[tuple[int, Sampler]] = field(default_factory=list)
-    opening: Iterator[None] | None = None
     marks: deque[Mark] = field(default_factory=deque)
     reuse: Reuse | None = None
     came_from: Snapshot | None = None

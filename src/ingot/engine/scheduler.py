@@ -7,7 +7,6 @@ changes time and memory, not one bit of an answer (native op set). One thread ow
 from __future__ import annotations
 
 import math
-import os
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -24,7 +23,6 @@ from ingot.engine.opening import Opening, Waiting
 from ingot.engine.prefix_tree import Snapshot
 from ingot.engine.request import Request, Token
 from ingot.engine.run import Part, Run
-from ingot.engine.sampler import answer_seed
 from ingot.engine.speculate import Drafter, worthwhile
 
 if TYPE_CHECKING:
@@ -45,8 +43,8 @@ class Scheduler:
     """`width` answers run at most, fewer where memory holds no more; those to one prompt begin together.
 
     Prompts that are read at the same time share each pass evenly: a short one does not wait for the end of a long one.
-    `slice_s`: about how many seconds a pass may take that reads while answers go on, and what comes from disk between
-    two passes; None: as long as it takes.
+    `slice_s`: about how many seconds a step may take that reads while answers go on, from disk too; None: as long as
+    it takes.
     `canary`: of how many of the prompts that go on from a snapshot it is computed again in idle time and compared.
     """
 
@@ -58,6 +56,9 @@ class Scheduler:
         self._idle = IdleReader(self._opening, self._forward, canary)
         self._runs: list[Run] = []
         self._answers = 0
+        self.pass_began: float | None = None  # when the last step's pass did; None: it made none
+        self.pass_read = 0  # tokens of prompts in it
+        self._end_s = math.inf  # when the step is to end
 
     @property
     def unfinished(self) -> bool:
@@ -81,13 +82,12 @@ class Scheduler:
 
     @property
     def held(self) -> set[int]:
-        """Answers that no pass was made for yet, because what their prompts begin with is being read for another, or
-        comes from disk for them or another."""
-        opening = [run for run in self._runs if run.opening is not None]
-        began = {answer for run in opening for answer in (run.answer, *(twin for twin, _ in run.twins))}
-        return began | {
-            answer for waiting in self._waiting if opening or waiting.reader is not None for answer in waiting.answers
-        }
+        """Answers that have not begun, because what their prompts begin with is being read, or comes from disk."""
+        return {answer for waiting in self._held for answer in waiting.answers}
+
+    @property
+    def _held(self) -> list[Waiting]:
+        return [waiting for waiting in self._waiting if waiting.reader is not None or waiting.coming is not None]
 
     def checked(self, request: Request) -> Waiting:
         """A request in the form in which it waits, which remembers what was found out about it; ValueError."""
@@ -114,8 +114,7 @@ class Scheduler:
         """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
         being read idly gives its own back."""
         self._idle.pause()
-        held = [other for other in self._waiting if other.reader is not None]
-        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n, held)
+        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n, self._held)
 
     def known(self, waiting: Waiting) -> int:
         """How many of a request's first tokens the prefix cache would give now, if the disk gives what it has."""
@@ -123,11 +122,11 @@ class Scheduler:
 
     def step(self) -> list[Token]:
         """One pass: the next token of every answer whose prompt is read. None of them, while prompts are."""
+        self._begin_slice()
         if self.unfinished:
             self._idle.pause()
         if self.cache.disk is not None:
             self.cache.disk.write()  # not behind the pass: its tokens are waited for
-        self._open()
         self._admit()
         self._try()
         parts = list(self._parts())
@@ -151,18 +150,21 @@ class Scheduler:
     def idle_step(self) -> None:
         """One pass over a prompt of `add_idle`, or of a canary. What it has read is not lost when requests come: it is
         a snapshot."""
+        self._begin_slice()
         disk = self.cache.disk
         if disk is not None and disk.behind:
             disk.write()
             if disk.behind and not self._idle.has_work:
                 time.sleep(SLOW_DISK_S)
-        self._idle.step(self._sliced(STEP_TOKENS), self._slice)
+        self._idle.step(self._sliced(STEP_TOKENS), self._end_s)
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
         for waiting in self._waiting:
             if answer in waiting.answers:
                 waiting.answers.remove(answer)
+                if not waiting.answers:
+                    self._opening.drop(waiting)
         self._waiting = [waiting for waiting in self._waiting if waiting.answers]
         for run in self._runs[:]:
             run.twins = [twin for twin in run.twins if twin[0] != answer]
@@ -173,6 +175,8 @@ class Scheduler:
 
     def close(self) -> None:
         """End everything; slots and pages go back, or to the prefix cache."""
+        for waiting in self._waiting:
+            self._opening.drop(waiting)
         self._waiting.clear()
         self._idle.close()
         for run in self._runs[:]:
@@ -180,68 +184,62 @@ class Scheduler:
         if self.cache.disk is not None:
             self.cache.disk.finish(FINISH_S)
 
-    @property
-    def _slice(self) -> float:
-        return math.inf if self.slice_s is None else self.slice_s
-
-    def _open(self) -> None:
-        """Go on with what comes from disk."""
-        for run in [run for run in self._runs if run.opening is not None]:
-            try:
-                self._opening.advance(run, self._slice)
-            except BaseException:
-                self._runs.remove(run)
-                raise
-            if run.opening is None:
-                self._idle.watch(run)
+    def _begin_slice(self) -> None:
+        self.pass_began = None
+        self._end_s = math.inf if self.slice_s is None else time.perf_counter() + self.slice_s
 
     def _admit(self) -> None:
-        """Begin those that wait, by priority and in order, while there is place. Who is held keeps a place, so that
-        those who came later do not take it. While something comes from disk for one, the others wait for it: they may
-        go on from the same."""
-        held: list[Waiting] = []
-        for waiting in tuple(self._waiting):
-            if any(run.opening is not None for run in self._runs):
-                return
+        """Begin those that wait, by priority and in order, while there is place. Who is held, or coming from disk,
+        keeps a place, so that those who came later do not take it."""
+        places = [waiting for waiting in self._waiting if waiting.coming is not None]
+        for waiting in places[:]:
+            if not self._begin(waiting):
+                break  # the slice is over
+            places.remove(waiting)
+        for waiting in [waiting for waiting in self._waiting if waiting.coming is None]:
             count = len(waiting.answers)
-            if self._runs and self.running + sum(len(other.answers) for other in held) + count > self.width:
+            others = self.running + sum(len(other.answers) for other in places)
+            if others and others + count > self.width:
                 return
-            if is_held(self._opening, waiting, self._runs):
-                held.append(waiting)
+            coming = [other for other in places if other.coming is not None]
+            if is_held(self._opening, waiting, self._runs, coming):
+                places.append(waiting)
                 continue
-            if not self._opening.fits(waiting, self._opening.match(waiting), count, held):
-                if self._runs:
+            if not self._opening.fits(waiting, self._opening.match(waiting), count, places):
+                if others:
                     return
                 self.states.check(self._opening.tokens(waiting.request, waiting.ids), count)
-            self._waiting.remove(waiting)
-            self._begin(waiting)
+            if not self._begin(waiting):
+                places.append(waiting)
 
-    def _begin(self, waiting: Waiting) -> None:
-        request, ids = waiting.request, waiting.ids
-        seed = request.sampling.seed
-        seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        samplers = [
-            (i, self._opening.sampler(request, ids, answer_seed(seed, i - waiting.first))) for i in waiting.answers
-        ]
-        run = self._opening.opened(waiting, samplers, self._slice)
-        if run.opening is None:
-            self._idle.watch(run)
+    def _begin(self, waiting: Waiting) -> bool:
+        """Whether a request runs now; else it is coming from disk."""
+        try:
+            run = self._opening.advance(waiting, self._end_s)
+        except BaseException:
+            self._waiting.remove(waiting)
+            raise
+        if run is None:
+            return False
+        self._waiting.remove(waiting)
         self._runs.append(run)
+        self._idle.watch(run)
+        return True
 
     def _forward(self, parts: list[tuple[Run, Part]], rows: np.ndarray) -> np.ndarray:
         """A pass; what it computed goes to the prefix cache. A sequence that was in a pass that failed is nobody's."""
-        began = time.perf_counter()
+        self.pass_began = began = time.perf_counter()
         try:
             found = self.engine.forward([part for _, part in parts], rows)
         except BaseException:
             for run, _ in parts:
                 run.sequence.keys = None
             raise
-        read = sum(len(part.ids) for run, part in parts if not run.decodes)
-        if read >= LEAST_TOKENS:
-            self.engine.pace.token_s = (time.perf_counter() - began) / read
-        if not read:
-            self.engine.pace.see(sum(len(part.ids) for _, part in parts), time.perf_counter() - began)
+        seconds, self.pass_read = time.perf_counter() - began, sum(len(p.ids) for run, p in parts if not run.decodes)
+        if self.pass_read >= LEAST_TOKENS:
+            self.engine.pace.token_s = seconds / self.pass_read
+        if not self.pass_read:
+            self.engine.pace.see(sum(len(part.ids) for _, part in parts), seconds)
         for run, part in parts:
             run.pending = run.pending[len(part.ids) - part.tried :]
             self.cache.extend(run.sequence)
@@ -281,7 +279,7 @@ class Scheduler:
         short one leaves goes to the others; of those that are alike the oldest has the odd token."""
         room = self._room()
         shares: dict[int, int] = {}
-        reading = [run for run in self._runs if not run.decodes and run.opening is None]
+        reading = [run for run in self._runs if not run.decodes]
         for priority in sorted({run.request.priority for run in reading}):
             alike = sorted((r for r in reading if r.request.priority == priority), key=lambda run: len(run.pending))
             for left, run in zip(range(len(alike), 0, -1), alike, strict=True):
@@ -299,7 +297,8 @@ class Scheduler:
         """So many tokens, or what can be read in a slice of time."""
         if self.slice_s is None or not self.engine.pace.token_s:
             return room
-        return min(room, max(LEAST_TOKENS, int(self.slice_s / self.engine.pace.token_s)))
+        left_s = max(0.0, self._end_s - time.perf_counter())
+        return min(room, max(LEAST_TOKENS, int(left_s / self.engine.pace.token_s)))
 
     def _began(self, run: Run, row: np.ndarray) -> list[Token]:
         """The first token of a run and of its twins: their prompt is read."""

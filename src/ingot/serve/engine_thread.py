@@ -282,15 +282,16 @@ class EngineThread:
         self._fail([ticket], ApiError(400 if known else 500, str(error) if known else _failed(error)))
 
     def _pass(self) -> None:
-        began, reads = time.perf_counter(), any(ticket.reads for ticket in self._tickets.values())
         try:
             tokens = self._scheduler.step()
         except Exception as error:
             self._crashed(error)
             return
-        self.passes += 1
-        self._crashes = 0
-        self._pace.passed(time.perf_counter() - began, reads)
+        began = self._scheduler.pass_began
+        if began is not None:
+            self.passes += 1
+            self._crashes = 0
+            self._pace.passed(time.perf_counter() - began, self._scheduler.pass_read > 0)
         posts: dict[Mailbox, list[Any]] = {}
         for token in tokens:
             ticket = self._tickets.get(token.answer)
