@@ -78,7 +78,7 @@ def check_tree(cache: Any, nodes: list[Any], users: Counter[int]) -> None:
 
 
 def _bytes(node: Any) -> list[bytes]:
-    return sorted([*(child.keys.tobytes() for child in node.children.values()), *node.tails])
+    return sorted([*(child.data for child in node.children.values()), *node.tails])
 
 
 def poison(engine: Engine) -> None:

@@ -24,11 +24,11 @@ def keys(word, length=None, last=0):
 
 
 def page(children, tails):
-    node = Node(None, b"", np.zeros((0, COLUMNS), np.int32), -1, 0)
+    node = Node(None, b"", b"", -1, 0)
     for i, child in enumerate(children):
-        node.grow(Node(node, bytes([i]), child, i, PAGE))
+        node.grow(Node(node, bytes([i]), child.tobytes(), i, PAGE))
     for tail in tails:
-        node.hang(Snapshot(node, tail, -1, 0, "end", 0.0))
+        node.hang(Snapshot(node, tail.tobytes(), -1, 0, "end", 0.0))
     return node
 
 
@@ -85,7 +85,7 @@ def test_a_snapshot_knows_whether_it_is_kept(position):
     assert snapshot.kept
     node.unhang(snapshot)
     assert not snapshot.kept
-    node.hang(Snapshot(node, snapshot.tail, -1, 0, "end", 0.0))
+    node.hang(Snapshot(node, snapshot.data, -1, 0, "end", 0.0))
     assert not snapshot.kept
 
 

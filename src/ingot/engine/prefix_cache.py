@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ingot.engine.keys import COLUMNS, chained, origin
+from ingot.engine.keys import chained, origin
 from ingot.engine.prefix_tree import Node, Snapshot
 from ingot.engine.sequence import Sequence, StatePool
 from ingot.ops import PAGE
@@ -118,7 +118,7 @@ class PrefixCache:
         """Where the prompts with a salt begin."""
         root = self._roots.get(salt)
         if root is None:
-            root = self._roots[salt] = Node(None, origin(salt), np.zeros((0, COLUMNS), np.int32), -1, 0)
+            root = self._roots[salt] = Node(None, origin(salt), b"", -1, 0)
         return root
 
     def begin(self, sequence: Sequence, salt: str) -> None:
@@ -137,7 +137,7 @@ class PrefixCache:
             child = node.children.get(digest)
             if child is None:
                 page = int(sequence.pages[at // PAGE])
-                child = Node(node, digest, keys.copy(), page, at + PAGE)
+                child = Node(node, digest, keys.tobytes(), page, at + PAGE)
                 node.grow(child)
                 self.states.keep(page)
                 self.changes += 1
@@ -234,8 +234,8 @@ class PrefixCache:
         if sequence.keys is None or sequence.node is None or not sequence.length or not self.enabled:
             return None
         self.extend(sequence)
-        node, tail = sequence.node, sequence.keys[sequence.node.depth : sequence.length]
-        there = node.tails.get(tail.tobytes())
+        node, tail = sequence.node, sequence.keys[sequence.node.depth : sequence.length].tobytes()
+        there = node.tails.get(tail)
         if there is not None:  # the same tokens, the same state
             there.used, there.kind = self.clock(), max(there.kind, kind, key=PRIORS.__getitem__)
             return there
@@ -250,7 +250,7 @@ class PrefixCache:
         page = int(sequence.pages[node.depth // PAGE]) if len(tail) else -1
         if len(tail):
             self.states.keep(page)
-        snapshot = Snapshot(node, tail.copy(), page, slot, kind, self.clock())
+        snapshot = Snapshot(node, tail, page, slot, kind, self.clock())
         node.hang(snapshot)
         self._snapshots[snapshot] = None
         self.states.snapshots += 1

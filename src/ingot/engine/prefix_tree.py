@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ingot.engine.keys import COLUMNS
+from ingot.engine.keys import COLUMNS, alike
 from ingot.ops import PAGE
 
 _ROW = 4 * COLUMNS  # bytes of a token's keys
@@ -19,16 +19,21 @@ _ROW = 4 * COLUMNS  # bytes of a token's keys
 
 @dataclass(eq=False)
 class Node:
-    """A full page: `keys` [64,8] of its tokens, `depth` tokens up to its last, and their `digest`."""
+    """A full page: the bytes of its tokens' keys, `depth` tokens up to its last, and their `digest`."""
 
     parent: Node | None
     digest: bytes
-    keys: np.ndarray
+    data: bytes
     page: int
     depth: int
     children: dict[bytes, Node] = field(default_factory=dict)  # by digest
     tails: dict[bytes, Snapshot] = field(default_factory=dict)  # by the bytes of their tails
-    _known: list[bytes] = field(default_factory=list)  # of the children's keys and the tails, in order
+    _known: list[bytes] = field(default_factory=list)  # of the children and the tails, in order
+
+    @property
+    def keys(self) -> np.ndarray:
+        """Of its tokens, int32 [64,8]."""
+        return _rows(self.data)
 
     def path(self) -> list[Node]:
         """The nodes from the first page to this one."""
@@ -42,24 +47,22 @@ class Node:
     def grow(self, child: Node) -> None:
         """A page after this one."""
         self.children[child.digest] = child
-        insort(self._known, child.keys.tobytes())
+        insort(self._known, child.data)
 
     def lose(self, child: Node) -> None:
         """Without that page."""
         del self.children[child.digest]
-        self._forget(child.keys.tobytes())
+        self._forget(child.data)
 
     def hang(self, snapshot: Snapshot) -> None:
         """A snapshot behind this page."""
-        data = snapshot.tail.tobytes()
-        self.tails[data] = snapshot
-        insort(self._known, data)
+        self.tails[snapshot.data] = snapshot
+        insort(self._known, snapshot.data)
 
     def unhang(self, snapshot: Snapshot) -> None:
         """Without that snapshot."""
-        data = snapshot.tail.tobytes()
-        del self.tails[data]
-        self._forget(data)
+        del self.tails[snapshot.data]
+        self._forget(snapshot.data)
 
     def begun(self, keys: np.ndarray) -> Snapshot | None:
         """Of the snapshots behind this page the deepest from which a prompt with the next keys [n,8] can go on."""
@@ -77,7 +80,7 @@ class Node:
         at = bisect_left(self._known, data)
         beside = self._known[max(0, at - 1) : at + 1]
         overlap, known = max(((_shared(data, one), one) for one in beside), default=(0, b""))
-        return overlap, np.frombuffer(known[_ROW * overlap :], np.int32).reshape(-1, COLUMNS)
+        return overlap, _rows(known)[overlap:]
 
     def _forget(self, data: bytes) -> None:
         del self._known[bisect_left(self._known, data)]
@@ -85,16 +88,21 @@ class Node:
 
 @dataclass(eq=False)
 class Snapshot:
-    """The recurrent state, in a `slot` of the pools, after a node's tokens and those of `tail` [n,8], n < 64, whose
+    """The recurrent state, in a `slot` of the pools, after a node's tokens and those of its tail, less than 64, whose
     keys and values begin the page `page` (-1: no tail)."""
 
     node: Node
-    tail: np.ndarray
+    data: bytes
     page: int
     slot: int
     kind: str
     used: float
     hits: int = 0
+
+    @property
+    def tail(self) -> np.ndarray:
+        """The keys of the tokens behind the node, int32 [n,8]."""
+        return _rows(self.data)
 
     @property
     def position(self) -> int:
@@ -104,7 +112,7 @@ class Snapshot:
     @property
     def kept(self) -> bool:
         """Whether it still hangs in the tree."""
-        return self.node.tails.get(self.tail.tobytes()) is self
+        return self.node.tails.get(self.data) is self
 
     @property
     def pages(self) -> list[int]:
@@ -114,6 +122,8 @@ class Snapshot:
 
 def _shared(one: bytes, other: bytes) -> int:
     """Tokens that two of them begin with."""
-    size = min(len(one), len(other)) // _ROW * _ROW
-    differ = np.frombuffer(one[:size], np.int32) != np.frombuffer(other[:size], np.int32)
-    return (int(differ.argmax()) if differ.any() else differ.size) // COLUMNS
+    return alike(_rows(one), _rows(other))
+
+
+def _rows(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.int32).reshape(-1, COLUMNS)
