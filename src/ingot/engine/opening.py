@@ -154,26 +154,24 @@ class Opening:
         return total + max(0, len(waiting.answers) - 1) * PAGE * (pages_of(total) - len(waiting.ids) // PAGE)
 
     def _samplers(self, waiting: Waiting) -> list[tuple[int, Sampler]]:
-        """Who chooses the tokens of each answer."""
-        request, seed = waiting.request, waiting.request.sampling.seed
+        """The answers, and who chooses the tokens of each."""
+        seed = waiting.request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else int(seed)
-        return [
-            (
-                answer,
-                Sampler(
-                    request.sampling,
-                    waiting.ids,
-                    self.engine.vocabulary,
-                    answer_seed(seed, answer - waiting.first),
-                    self.engine.ops.choose,
-                    request.stop_ids,
-                    request.min_tokens,
-                    request.banned_ids,
-                    request.breaks,
-                ),
-            )
-            for answer in waiting.answers
-        ]
+        seeds = {answer: answer_seed(seed, answer - waiting.first) for answer in waiting.answers}
+        return [(answer, self._sampler(waiting.request, waiting.ids, its)) for answer, its in seeds.items()]
+
+    def _sampler(self, request: Request, ids: np.ndarray, seed: int) -> Sampler:
+        return Sampler(
+            request.sampling,
+            ids,
+            self.engine.vocabulary,
+            seed,
+            self.engine.ops.choose,
+            request.stop_ids,
+            request.min_tokens,
+            request.banned_ids,
+            request.breaks,
+        )
 
     def _kept(self, sequence: Sequence, restored: Restored, match: Match) -> Match:
         """Keep in memory what a sequence was given by the disk."""
