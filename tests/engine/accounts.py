@@ -61,6 +61,11 @@ def check_accounts(engine: Engine, *schedulers: Scheduler) -> None:
     check_tree(cache, nodes, users)
 
 
+def held(scheduler: Scheduler) -> set[int]:
+    """The answers that are."""
+    return {answer for waiting in scheduler.held for answer in waiting.answers}
+
+
 def check_tree(cache: Any, nodes: list[Any], users: Counter[int]) -> None:
     """Pages lie where their tokens are, and lead somewhere or are in use."""
     for node in nodes:

@@ -147,7 +147,7 @@ class Schedules(RuleBasedStateMachine):
     def step(self, steps: int) -> None:
         for _ in range(steps):
             tokens = self.scheduler.step()
-            Schedules.held |= {(id(self), number) for number in self.scheduler.held}
+            Schedules.held |= {(id(self), waiting.first) for waiting in self.scheduler.held}
             for token in tokens:
                 self.told[token.answer].append((token.id, token.logprob, token.top))
                 if token.last:
@@ -187,9 +187,9 @@ class Schedules(RuleBasedStateMachine):
         try:
             self.scheduler.step()
         except RuntimeError:
-            held = self.scheduler.held
+            unharmed = self.scheduler.unharmed
             for number in self.asked:
-                if number not in held:
+                if number not in unharmed:
                     self.scheduler.cancel(number)
         self.engine.root = root
 

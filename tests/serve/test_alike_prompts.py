@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.engine.accounts import held
 from tests.scripted.model import scripted_model
 from tests.serve.running import serving, until
 from tests.serve.test_many_clients import Gate, begun
@@ -50,7 +51,7 @@ def test_what_agents_share_is_read_once(together, reciter):
     gate.open(1)
     until(lambda: engine.waiting == 1)
     assert engine.running == 4
-    until(lambda: len(engine._scheduler.held) == 3)
+    until(lambda: len(held(engine._scheduler)) == 3)
     metrics = running.ask("/metrics")[1]
     assert "\ningot_requests_running 4\n" in metrics
     assert "\ningot_requests_waiting 1\n" in metrics
@@ -69,7 +70,7 @@ def test_a_pass_that_fails_costs_those_who_read_and_not_those_who_are_held(toget
     running, gate, open_ = together
     engine = running.server.service.engine
     gate.open(1)
-    until(lambda: len(engine._scheduler.held) == 3)
+    until(lambda: len(held(engine._scheduler)) == 3)
     reciter.engine.root.fails = RuntimeError("a kernel on fire")
     gate.leave_open()
     assert told(open_[0])["error"]["type"] == "server_error"
@@ -81,7 +82,7 @@ def test_who_is_held_may_leave_and_so_may_the_one_that_reads(together, reciter):
     running, gate, open_ = together
     engine = running.server.service.engine
     gate.open(1)
-    until(lambda: len(engine._scheduler.held) == 3)
+    until(lambda: len(held(engine._scheduler)) == 3)
     for connection in open_[:2]:
         connection.sock.close()
         connection.close()

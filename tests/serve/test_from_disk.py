@@ -86,6 +86,51 @@ def test_an_engine_that_fails_is_given_up_although_the_disk_works(
     assert thread.failure
 
 
+def test_who_does_not_fit_yet_survives_a_pass_that_fails(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = start()
+    made.states.prepare(12, 12)
+    thread = Thread(made, monkeypatch)
+    boxes = [thread.ask(asked(np.arange(500) % length, max_tokens=30)) for length in (90, 80)]
+    thread.turn()
+    assert (thread.running, thread._scheduler.running) == (2, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "forward", broken)
+        thread.turn()
+    while not boxes[1].has(Ended):
+        thread.turn()
+    assert [box.has(Failed) for box in boxes] == [True, False]
+
+
+def test_who_cannot_be_opened_costs_nobody_else(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = start()
+    thread = Thread(made, monkeypatch)
+    running = thread.ask(asked([1, 2, 3], max_tokens=60))
+    thread.turn()
+    with monkeypatch.context() as patch:
+        patch.setattr(made.states, "open", broken)
+        for _ in range(2 * engine_thread.CRASHES):
+            box = thread.ask(asked(TEXT[:100]))
+            thread.turn()
+            assert box.has(Failed)
+    while not running.has(Ended):
+        thread.turn()
+    assert not running.has(Failed)
+    assert not thread.failure
+
+
+def test_a_step_that_fails_for_no_reason_of_anybody_is_counted(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = start()
+    thread = Thread(made, monkeypatch)
+    box = thread.ask(asked([1, 2, 3], max_tokens=60))
+    thread.turn()
+    monkeypatch.setattr(thread._scheduler, "_parts", broken)
+    for _ in range(engine_thread.CRASHES):
+        assert not thread.failure
+        thread.turn()
+    assert thread.failure
+    assert box.has(Failed)
+
+
 def test_a_disk_that_fails_costs_nobody_an_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(start(), asked(TEXT, Mark(590, "turn")))
     made = start()

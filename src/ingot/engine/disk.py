@@ -176,10 +176,11 @@ class Disk:
 
     def restore(
         self, sequence: Sequence, keys: np.ndarray, beyond: int, tokens: int
-    ) -> Generator[None, None, Restored | None]:
+    ) -> Generator[int, None, Restored | None]:
         """Give an empty sequence the deepest state that the disk has of a prompt with these keys, if that saves more
-        than `beyond` tokens: a record at each step. It is promised room for so many `tokens`, and must have no keys
-        until this ends. None, and the sequence is empty again: there is none, or it cannot be read."""
+        than `beyond` tokens: a record at each step, which says how many it will be. The sequence is promised room for
+        so many `tokens`, and must have no keys until this ends. None, and it is empty again: there is none, or it
+        cannot be read."""
         found = self._find(sequence.node, keys, beyond + LEAST_TOKENS)
         if found is None:
             return None
@@ -306,14 +307,14 @@ class Disk:
                 best = position, kind if kind in PRIORS else "end", record
         return best
 
-    def _read(self, sequence: Sequence, found: _Found) -> Generator[None, None, bool]:
+    def _read(self, sequence: Sequence, found: _Found) -> Generator[int, None, bool]:
         """Fill new pages, and the sequence's slot; False where a record is not what was written."""
         try:
             for record in found.pages:
-                yield
+                yield found.position
                 if not self.journal.read(record, self._rows(self.states.add_page(sequence), None)):
                     return False
-            yield
+            yield found.position
             page = self.states.add_page(sequence) if found.position % PAGE else None
             return self.journal.read(found.snapshot, self._rows(page, sequence.slot))
         except Exception:

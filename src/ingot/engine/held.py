@@ -1,7 +1,7 @@
 """Prompts that begin alike and come together: one is read, and those behind it begin where they part from it.
 
 Who is held waits for one run, which is no slower than to read the same tokens beside it: the run is at least as far as
-the request would begin, and its priority is no worse. So it is with one for which the disk is read: its run is next.
+the request would begin, and its priority is no worse. So it is with one that comes from disk, if it will be so far.
 Whatever becomes of runs and snapshots, nobody is held for ever: a request is held by those only that came before it,
 and by each until it has read so far, or ended. Chains need no rule of their own: a third that shares more with the
 second than the second with the first parts from the first where the second does, goes on when it does, and is then
@@ -56,8 +56,8 @@ def _readers(runs: Iterable[Run], coming: Iterable[Waiting]) -> Iterator[tuple[R
 
 
 def _reads(reader: Run | Waiting, begin: int, end: int) -> bool:
-    """Whether it has read the first tokens, and is still to read the last ones. Of who is coming both are expected."""
+    """Whether it has read the first tokens, and is still to read the last ones; or will have, when it has come."""
     if isinstance(reader, Waiting):
-        return True
+        return begin < reader.until <= end
     sequence = reader.sequence
     return not reader.decodes and sequence.keys is not None and begin <= sequence.length < end

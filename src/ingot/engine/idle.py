@@ -56,14 +56,14 @@ class IdleReader:
         again = replace(request, ids=ids, position=position, cache=False)
         self.add(Waiting(again, ids, keys, canary=run.came_from))
 
-    def step(self, most: int, end: float) -> None:
-        """One pass over `most` tokens of a prompt; or, up to the time `end`, what the disk has of it."""
+    def step(self, most: Callable[[], int], end: float) -> None:
+        """What the disk has of a prompt, up to the time `end`, and one pass over `most()` of its tokens."""
         self._now = self._now or self._next(end)
         if self._now is None:
             return
         waiting, run = self._now
         try:
-            self._forward([(run, run.part(run.until_mark(most)))], np.zeros(0, np.int64))
+            self._forward([(run, run.part(run.until_mark(most())))], np.zeros(0, np.int64))
         except BaseException:
             self._now = None
             self._cache.leave(run.sequence)

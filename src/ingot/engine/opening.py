@@ -37,7 +37,7 @@ class Waiting:
     """A request that has not begun, and those of its answers, the first of which had the number `first`, that are
     still wanted. `match` is what the prefix cache had when it had `seen` so many changes. It is held until `reader` has
     read as many tokens as they have in common, or begins for itself (`engine/held.py`). It is `coming` while what the
-    disk has of it is read."""
+    disk has of it is read, which is its tokens `until` there."""
 
     request: Request
     ids: np.ndarray
@@ -49,7 +49,8 @@ class Waiting:
     seen: int = -1
     reader: Run | Waiting | None = None
     parts: int = 0  # the tokens of its prompt up to where it was last held
-    coming: Generator[None, None, Run] | None = None
+    coming: Generator[int, None, Run] | None = None
+    until: int = 0
 
 
 class Opening:
@@ -88,9 +89,11 @@ class Opening:
         shared = match.cached // PAGE
         pages, slots = self._pages(waiting, shared, count), count
         for other in held:
-            if other.coming is None:  # else it has what it needs, or is promised it
+            slots += len(other.answers)
+            if other.coming is None:
                 pages += self._pages(other, other.parts // PAGE, len(other.answers))
-            slots += len(other.answers) - (other.coming is not None)
+            else:  # it has a slot, and has or is promised its pages
+                slots -= 1
         # as if it shared nothing that runs: the snapshot may have to go for its slot, and then it reads everything
         return self.states.has_room(pages, slots, pinned=shared)
 
@@ -102,24 +105,27 @@ class Opening:
     def advance(self, waiting: Waiting, end: float) -> Run | None:
         """The run of a request, which goes on from what the prefix cache has of its prompt; without answers it only
         reads. None: at `end` (`time.perf_counter`) what the disk has was not all there; ask again, or `drop` it."""
-        coming, waiting.coming = waiting.coming or self._opened(waiting), None
+        waiting.coming = waiting.coming or self._opened(waiting)
         try:
             while True:
-                next(coming)
+                waiting.until = next(waiting.coming)
                 if time.perf_counter() >= end:
-                    waiting.coming = coming
                     return None
         except StopIteration as ended:
             run: Run = ended.value
-            return run
+        except BaseException:
+            self.drop(waiting)
+            raise
+        waiting.coming = None
+        return run
 
     def drop(self, waiting: Waiting) -> None:
         """Give back what a request was given so far."""
-        if waiting.coming is not None:
-            waiting.coming.close()
-        waiting.coming = None
+        coming, waiting.coming = waiting.coming, None
+        if coming is not None:
+            coming.close()
 
-    def _opened(self, waiting: Waiting) -> Generator[None, None, Run]:
+    def _opened(self, waiting: Waiting) -> Generator[int, None, Run]:
         """What `advance` returns; a record of the disk comes at each step."""
         request, ids, sequence = waiting.request, waiting.ids, self.states.open()
         match, restored, marks = self.match(waiting), None, deque[Mark]()

@@ -81,13 +81,16 @@ class Scheduler:
         return sum(1 + len(run.twins) for run in self._runs)
 
     @property
-    def held(self) -> set[int]:
-        """Answers that have not begun, because what their prompts begin with is being read, or comes from disk."""
-        return {answer for waiting in self._held for answer in waiting.answers}
+    def held(self) -> list[Waiting]:
+        """Those that keep a place, and wait because what their prompts begin with is being read, or comes from disk."""
+        return [waiting for waiting in self._waiting if waiting.reader is not None or waiting.coming is not None]
 
     @property
-    def _held(self) -> list[Waiting]:
-        return [waiting for waiting in self._waiting if waiting.reader is not None or waiting.coming is not None]
+    def unharmed(self) -> set[int]:
+        """Behind a step that failed, the answers that go on: those that have not begun; all, if it made no pass."""
+        runs = self._runs if self.pass_began is None else []
+        began = {answer for run in runs for answer in (run.answer, *(twin for twin, _ in run.twins))}
+        return began | {answer for waiting in self._waiting for answer in waiting.answers}
 
     def checked(self, request: Request) -> Waiting:
         """A request in the form in which it waits, which remembers what was found out about it; ValueError."""
@@ -114,7 +117,7 @@ class Scheduler:
         """Whether there is memory for all answers to a request now, after what the prefix cache has of it. What is
         being read idly gives its own back."""
         self._idle.pause()
-        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n, self._held)
+        return self._opening.fits(waiting, self._opening.match(waiting), waiting.request.n, self.held)
 
     def known(self, waiting: Waiting) -> int:
         """How many of a request's first tokens the prefix cache would give now, if the disk gives what it has."""
@@ -156,16 +159,16 @@ class Scheduler:
             disk.write()
             if disk.behind and not self._idle.has_work:
                 time.sleep(SLOW_DISK_S)
-        self._idle.step(self._sliced(STEP_TOKENS), self._end_s)
+        self._idle.step(lambda: self._sliced(STEP_TOKENS), self._end_s)
 
     def cancel(self, answer: int) -> None:
         """End an answer before its time; one that has ended already is left alone."""
-        for waiting in self._waiting:
+        for waiting in self._waiting[:]:
             if answer in waiting.answers:
                 waiting.answers.remove(answer)
                 if not waiting.answers:
+                    self._waiting.remove(waiting)
                     self._opening.drop(waiting)
-        self._waiting = [waiting for waiting in self._waiting if waiting.answers]
         for run in self._runs[:]:
             run.twins = [twin for twin in run.twins if twin[0] != answer]
             if run.answer == answer and run.twins:  # it reads for others: one of them takes its place
@@ -191,31 +194,33 @@ class Scheduler:
     def _admit(self) -> None:
         """Begin those that wait, by priority and in order, while there is place. Who is held, or coming from disk,
         keeps a place, so that those who came later do not take it."""
-        places = [waiting for waiting in self._waiting if waiting.coming is not None]
-        for waiting in places[:]:
-            if not self._begin(waiting):
-                break  # the slice is over
-            places.remove(waiting)
+        coming, held = [waiting for waiting in self._waiting if waiting.coming is not None], list[Waiting]()
+        for waiting in coming[:]:
+            if self._begin(waiting):
+                coming.remove(waiting)
+            if time.perf_counter() >= self._end_s:
+                break
         for waiting in [waiting for waiting in self._waiting if waiting.coming is None]:
-            count = len(waiting.answers)
+            count, places = len(waiting.answers), coming + held
             others = self.running + sum(len(other.answers) for other in places)
             if others and others + count > self.width:
                 return
-            coming = [other for other in places if other.coming is not None]
             if is_held(self._opening, waiting, self._runs, coming):
-                places.append(waiting)
+                held.append(waiting)
                 continue
-            if not self._opening.fits(waiting, self._opening.match(waiting), count, places):
-                if others:
-                    return
-                self.states.check(self._opening.tokens(waiting.request, waiting.ids), count)
-            if not self._begin(waiting):
-                places.append(waiting)
+            fits = self._opening.fits(waiting, self._opening.match(waiting), count, places)
+            if others and not fits:
+                return
+            if not self._begin(waiting, fits):
+                coming.append(waiting)
 
-    def _begin(self, waiting: Waiting) -> bool:
-        """Whether a request runs now; else it is coming from disk."""
+    def _begin(self, waiting: Waiting, fits: bool = True) -> bool:
+        """Whether a request runs now; else it is coming from disk. After an error it waits no more."""
         try:
-            run = self._opening.advance(waiting, self._end_s)
+            if not fits:  # say why
+                self.states.check(self._opening.tokens(waiting.request, waiting.ids), len(waiting.answers))
+            half = (self.slice_s or 0.0) / 2  # is for prompts that are being read
+            run = self._opening.advance(waiting, self._end_s - (0 if all(run.decodes for run in self._runs) else half))
         except BaseException:
             self._waiting.remove(waiting)
             raise

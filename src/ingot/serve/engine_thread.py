@@ -332,15 +332,16 @@ class EngineThread:
                 self._drop(ticket, token.answer)
 
     def _crashed(self, error: Exception) -> None:
-        """A pass failed: those who were in it have lost their states; those who are held, and the others, go on."""
+        """A step failed: those who were in its pass have lost their states, or one could not begin; the others go
+        on."""
         log.error("a pass of the engine failed", exc_info=error)
         self.errors += 1
-        self._crashes += 1
+        unharmed = self._scheduler.unharmed
+        lost = [ticket for number, ticket in self._tickets.items() if number not in unharmed]
+        self._crashes += self._scheduler.pass_began is not None or not lost
         if self._crashes >= CRASHES:
             self._give_up(f"the engine has stopped: {CRASHES} passes failed one after the other; restart the server")
         else:
-            held = self._scheduler.held
-            lost = [ticket for number, ticket in self._tickets.items() if number not in held]
             self._fail(dict.fromkeys(lost), ApiError(500, _failed(error)))
 
     def _give_up(self, sentence: str) -> None:
