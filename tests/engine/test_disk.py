@@ -322,22 +322,6 @@ def test_who_parts_from_it_before_its_end_does_not_wait_for_it(restoring: Restor
     restoring.end()
 
 
-def test_who_has_more_in_memory_does_not_wait_for_it(start: Start) -> None:
-    answer(start(), asked(TEXT[:400], Mark(300, "turn")))
-    made = start()
-    answer(made, asked(np.r_[TEXT[:350], 1, 2], Mark(345, "turn")))
-    for snapshot in made.cache.snapshots:
-        if snapshot.position != 345:
-            made.cache.drop(snapshot)
-    restoring = Restoring(made)
-    restoring.scheduler.add(asked(np.r_[TEXT[:330], 5, TEXT[331:]]))
-    restoring.step()
-    assert restoring.coming
-    (number,) = restoring.scheduler.add(asked(np.r_[TEXT[:350], 1, 2, 3], max_tokens=2))
-    assert number in restoring.step()
-    restoring.end()
-
-
 def test_it_has_its_place(restoring: Restoring) -> None:
     numbers = [*restoring.scheduler.add(asked(TEXT)), *restoring.scheduler.add(asked([7, 8, 9], n=2))]
     while restoring.step() == [0]:
@@ -360,6 +344,20 @@ def test_its_room_is_counted_once(start: Start, missing: int) -> None:
     assert (number in restoring.step()) == (missing == 0)
     assert restoring.coming
     restoring.end()
+
+
+def test_who_no_longer_fits_is_told_and_left(start: Start) -> None:
+    """Memory was taken by something else since it was added."""
+    made = start()
+    scheduler = Scheduler(made, 2)
+    scheduler.add(asked(TEXT))
+    made.states.available = lambda: 0
+    with pytest.raises(ValueError, match="MiB are free"):
+        scheduler.step()
+    check_accounts(made, scheduler)
+    made.states.available = lambda: None
+    assert not scheduler.unfinished
+    assert answer(made, asked(TEXT))[0] == answer(engine("bf16", states=0), asked(TEXT))[0]
 
 
 @pytest.mark.parametrize("at", [1, 2, 5, 12])
