@@ -80,6 +80,7 @@ def answer(made: Engine, request: Request) -> tuple[list[Any], Any]:
         tokens += scheduler.step()
     check_accounts(made, scheduler)
     scheduler.close()
+    assert made.cache.disk is None or made.cache.disk.journal.flush(20)  # what is being written is not found yet
     return [(token.id, token.logprob, token.top) for token in tokens], tokens[0].reuse
 
 
