@@ -154,10 +154,8 @@ class Opening:
         return Run(answer, request, sequence, sampler, ids[match.cached :], left, twins, marks, reuse, match.snapshot)
 
     def _room(self, waiting: Waiting) -> int:
-        """Tokens that the sequence of a request has room for: those of its prompt, of one answer, and what the other
-        answers will need."""
-        total = self.tokens(waiting.request, waiting.ids) if waiting.answers else len(waiting.ids)
-        return total + max(0, len(waiting.answers) - 1) * PAGE * (pages_of(total) - len(waiting.ids) // PAGE)
+        """Tokens that the sequence of a request has room for: of its prompt and all its answers."""
+        return PAGE * self._pages(waiting, 0, len(waiting.answers)) if waiting.answers else len(waiting.ids)
 
     def _samplers(self, waiting: Waiting) -> list[tuple[int, Sampler]]:
         """The answers, and who chooses the tokens of each."""
