@@ -220,6 +220,29 @@ def test_a_failed_reading_leaves_no_page_behind(start: Start, monkeypatch: pytes
     check_accounts(made)
 
 
+class Clock:
+    """Goes on by what is done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._patch = 0.0, monkeypatch
+        monkeypatch.setattr("time.perf_counter", lambda: self.now)
+
+    def takes(self, seconds: float, owner: Any, name: str) -> None:
+        """A method takes so long from now on."""
+        done = getattr(owner, name)
+
+        def slow(*args: Any) -> Any:
+            self.now += seconds
+            return done(*args)
+
+        self._patch.setattr(owner, name, slow)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
 class Restoring:
     """A process in which an answer goes on while the disk gives a long prompt back, a record a step."""
 
@@ -404,19 +427,11 @@ def test_who_cannot_be_opened_is_left(restoring: Restoring, monkeypatch: pytest.
     assert {token.answer for token in restoring.told} == {0}
 
 
-def test_what_it_takes_is_not_there_for_reading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_takes_is_not_there_for_reading(start: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     answer(start(), asked(TEXT[:200], Mark(190, "turn")))
-    made, now, parts = start(), 0.0, list[int]()
-    scheduler, read = Scheduler(made, 3, 5.0), made.cache.disk.journal.read
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-
-    def slow(*args: Any) -> bool:
-        nonlocal now
-        now += 1  # two pages, and the snapshot with what is behind them
-        return read(*args)
-
-    monkeypatch.setattr(made.cache.disk.journal, "read", slow)
-    forward = made.forward
+    made, parts = start(), list[int]()
+    scheduler, forward = Scheduler(made, 3, 5.0), made.forward
+    clock.takes(1, made.cache.disk.journal, "read")  # two pages, and the snapshot with what is behind them
     monkeypatch.setattr(made, "forward", lambda some, rows: (parts.append(len(some[-1].ids)), forward(some, rows))[1])
     scheduler.add(asked([1, 2, 3], max_tokens=60))
     scheduler.step()
@@ -428,16 +443,12 @@ def test_what_it_takes_is_not_there_for_reading(start: Start, monkeypatch: pytes
     assert parts[:2] == [3, 100], "three of five seconds it came from disk"
 
 
-def test_a_prompt_that_is_read_has_half_of_the_slice(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_that_is_read_has_half_of_the_slice(
+    start: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
     answer(start(), asked(TEXT, Mark(590, "turn")))
-    made, now, parts = start(), 0.0, list[int]()
-    scheduler, read, forward = Scheduler(made, 4, 4.0), made.cache.disk.journal.read, made.forward
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-
-    def slow(*args: Any) -> bool:
-        nonlocal now
-        now += 1
-        return read(*args)
+    made, parts = start(), list[int]()
+    scheduler, forward = Scheduler(made, 4, 4.0), made.forward
 
     def passing(some: Any, rows: Any) -> Any:
         parts.append(len(some[-1].ids))
@@ -445,7 +456,7 @@ def test_a_prompt_that_is_read_has_half_of_the_slice(start: Start, monkeypatch: 
         made.pace.token_s = 0.0  # a pass that takes no time says nothing
         return found
 
-    monkeypatch.setattr(made.cache.disk.journal, "read", slow)
+    clock.takes(1, made.cache.disk.journal, "read")
     monkeypatch.setattr(made, "forward", passing)
     scheduler.add(asked([1, 2, 3], max_tokens=60))
     scheduler.step()
@@ -487,27 +498,20 @@ def test_drafts_go_on_meanwhile(start: Start) -> None:
 
 
 @pytest.mark.parametrize("idle", [False, True])
-def test_a_step_gives_the_disk_one_slice(start: Start, monkeypatch: pytest.MonkeyPatch, idle: bool) -> None:
+def test_a_step_gives_the_disk_one_slice(start: Start, clock: Clock, idle: bool) -> None:
     """However many prompts come from it."""
     for n in range(3):
         answer(start(), asked(np.r_[n, TEXT[:400]], Mark(390, "turn")))
-    made, now = start(), 0.0
-    read, scheduler = made.cache.disk.journal.read, Scheduler(made, 4, 2.5)
-
-    def slow(*args: Any) -> bool:
-        nonlocal now
-        now += 1
-        return read(*args)
-
-    monkeypatch.setattr(made.cache.disk.journal, "read", slow)
-    monkeypatch.setattr("time.perf_counter", lambda: now)
+    made = start()
+    scheduler = Scheduler(made, 4, 2.5)
+    clock.takes(1, made.cache.disk.journal, "read")
     for n in range(3):
         (scheduler.add_idle if idle else scheduler.add)(asked(np.r_[n, TEXT[:400]], max_tokens=1))
     took = []
     while scheduler.unfinished or scheduler._idle.has_work:
-        before = now
+        before = clock.now
         (scheduler.idle_step if idle else scheduler.step)()
-        took.append(now - before)
+        took.append(clock.now - before)
         check_accounts(made, scheduler)
     assert max(took) == 3
     assert sum(took) == 3 * (390 // PAGE + 1)

@@ -16,9 +16,9 @@ from ingot.serve.tickets import Ended, Failed, Ticket
 
 pytest.importorskip("ingot.ops.native", exc_type=ImportError)
 
-from tests.engine.test_disk import TEXT, Start, answer, asked, start
+from tests.engine.test_disk import TEXT, Clock, Start, answer, asked, clock, start
 
-__all__ = ["start"]
+__all__ = ["clock", "start"]
 
 
 class Receiver:
@@ -166,22 +166,12 @@ def test_nobody_starves_behind_what_comes(start: Start, monkeypatch: pytest.Monk
     assert now < 1030, "a step of priority counts as ten seconds"
 
 
-def test_what_comes_is_not_the_speed_of_reading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_is_not_the_speed_of_reading(start: Start, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     answer(start(), asked(TEXT, Mark(590, "turn")))
     made = start()
-    thread, now = Thread(made, monkeypatch), 0.0
-    monkeypatch.setattr("time.perf_counter", lambda: now)
-
-    def taking(seconds: float, what: Any) -> Any:
-        def slow(*args: Any) -> Any:
-            nonlocal now
-            now += seconds
-            return what(*args)
-
-        return slow
-
-    monkeypatch.setattr(made.cache.disk.journal, "read", taking(100.0, made.cache.disk.journal.read))
-    monkeypatch.setattr(made, "forward", taking(1.0, made.forward))
+    thread = Thread(made, monkeypatch)
+    clock.takes(100.0, made.cache.disk.journal, "read")
+    clock.takes(1.0, made, "forward")
     stream = thread.ask(asked([1, 2, 3], max_tokens=40))
     thread.turn()
     comes = thread.ask(asked(TEXT))
