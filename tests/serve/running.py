@@ -73,11 +73,15 @@ def user(said: str) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    load: Callable[[], LanguageModel], wait: bool = True, link: Any = None, **settings: Any
+    load: Callable[[], LanguageModel],
+    wait: bool = True,
+    link: Any = None,
+    told: Callable[[str], None] = lambda line: None,
+    **settings: Any,
 ) -> Iterator[Running]:
     """A server over what `load` gives, until the end of the block."""
     sock = bound("127.0.0.1", 0)
-    server = Server(Settings(**{"names": ["scripted"], **settings}), load, lambda line: None, link)
+    server = Server(Settings(**{"names": ["scripted"], **settings}), load, told, link)
     server.port = sock.getsockname()[1]
     thread = threading.Thread(target=lambda: asyncio.run(server.run_on(sock)), daemon=True)
     thread.start()

@@ -96,6 +96,20 @@ def test_crashes_that_are_long_ago_are_forgotten(living, monkeypatch):
     assert lives.count == 8
 
 
+def test_what_a_server_said_last_is_heard(living, monkeypatch):
+    """It was ready and has ended before the supervisor looks."""
+
+    class Slow(subprocess.Popen):
+        def poll(self):
+            self.wait()
+            return super().poll()
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", Slow)
+    lives = living("if life == 2: sys.exit(0)\n" + CRASH)
+    assert lives.run() == 0
+    assert lives.count == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGILL, signal.SIGKILL])
 def test_a_crash_before_it_was_ready_is_not_repeated(living, number):
     lives = living(f"os.kill(me, {int(number)}); time.sleep(9)")

@@ -11,7 +11,7 @@ import pytest
 
 from ingot.serve import server as server_module
 from ingot.serve import watchdog as watchdog_module
-from ingot.serve.link import STUCK
+from ingot.serve.link import LOADED, STUCK
 from ingot.serve.watchdog import Stillness, Watchdog, write_stacks
 from tests.serve.conftest import SAYS
 from tests.serve.running import serving, until, user
@@ -51,7 +51,7 @@ def let_go(reciting):
 def test_a_pass_that_never_ends_ends_a_supervised_server(reciting, exits, caplog):
     caplog.set_level(logging.CRITICAL)
     with serving(lambda: reciting, watchdog=0.3, link=exits) as running:
-        assert exits.signs == [b"r"]
+        until(lambda: exits.signs == [LOADED])
         held(reciting)
         connection = running.connection()
         body = {"messages": [user("hello")], **OFF}
@@ -65,6 +65,14 @@ def test_a_pass_that_never_ends_ends_a_supervised_server(reciting, exits, caplog
         let_go(reciting)
     assert exits.codes == [STUCK]
     assert "the engine has not ended a pass for 0 seconds; all threads:" in caplog.text
+
+
+def test_the_supervisor_knows_first_that_it_is_ready(reciting, exits):
+    """Who reads "ready" and kills the server at once has killed one that was."""
+    known = []
+    with serving(lambda: reciting, link=exits, told=lambda line: known.append((line[:6], *exits.signs))):
+        until(lambda: len(known) == 2)
+    assert known[1] == ("ready:", LOADED)
 
 
 def test_without_a_supervisor_it_may_go_on(reciting, caplog):

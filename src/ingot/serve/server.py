@@ -228,9 +228,9 @@ class Server(uvicorn.Server):
         disk = engine.engine.cache.disk
         if disk is not None and not disk.journal.counts.errors:  # else the log says why
             self.told(f"states of prompts are kept in {disk.journal.folder}")
-        self.told(f"ready: {service.names[0]} at {self.address}")
         if self.link is not None:
-            self.link.sign(LOADED)
+            self.link.sign(LOADED)  # before anybody is told: whoever ends it then ends a server that was ready
+        self.told(f"ready: {service.names[0]} at {self.address}")
 
     @property
     def address(self) -> str:

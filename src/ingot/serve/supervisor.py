@@ -154,17 +154,17 @@ class Supervisor:
 
     def _watched(self, process: subprocess.Popen[bytes], orders: int, signs: int) -> tuple[bool, bool]:
         """Until the child has ended, or must be: whether it was ready, whether it was silent."""
-        still, count, was_ready = Stillness(), 0, False
-        while process.poll() is None:
+        still, count, was_ready, ended = Stillness(), 0, False, False
+        while not ended:
+            ended = process.poll() is not None  # then what it said before is read once more
             self._tell(process, orders)
-            if signs in self._sleep([signs], TICK_S):
-                said = os.read(signs, 4096)
+            if signs in self._sleep([signs], 0 if ended else TICK_S):
+                said = os.read(signs, 2**16)
                 if not said:
                     process.wait()
-                    break
                 count += 1
                 was_ready |= LOADED in said
-            if still.look(count) > self._silence > 0:
+            if still.look(count) > self._silence > 0 and not ended:
                 self._last_words(process)
                 return was_ready, True
         return was_ready, False
