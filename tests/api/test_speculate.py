@@ -13,7 +13,9 @@ pytest.importorskip("ingot.ops.native", exc_type=ImportError)
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     path = write_small_model(tmp_path_factory.mktemp("model"))
-    return {mode: ingot.load(path, speculate=mode) for mode in ("off", "lookup", "auto")}
+    found = {mode: ingot.load(path, speculate=mode) for mode in ("off", "lookup", "auto")}
+    found["lookup"].generate("b", max_tokens=40, ignore_eos=True, **loop(found["lookup"], "a"))
+    return found
 
 
 def loop(model, words=("a", "b", "\n")):

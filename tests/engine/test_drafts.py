@@ -94,7 +94,7 @@ def requests(draw):
 
 
 @given(st.lists(requests(), min_size=1, max_size=4), st.integers(1, 4), st.sampled_from([1, 2]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_output_with_drafts_is_output_without(asked, width, threads):
     found = []
     for speculate in ("off", "lookup", "auto"):

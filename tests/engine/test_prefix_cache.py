@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -221,9 +221,7 @@ class Schedules(RuleBasedStateMachine):
 
 
 def test_schedules() -> None:
-    slow = [HealthCheck.too_slow]
-    kept = settings(max_examples=50, stateful_step_count=20, deadline=None, suppress_health_check=slow)
-    run_state_machine_as_test(Schedules, settings=kept)
+    run_state_machine_as_test(Schedules, settings=settings(max_examples=50, stateful_step_count=20))
     assert len(Schedules.held) > 10
 
 

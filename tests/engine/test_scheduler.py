@@ -75,7 +75,7 @@ def requests(draw):
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(requests(), min_size=1, max_size=5), st.integers(1, 5), st.sets(st.integers(0, 6)))
 def test_any_company_gives_each_what_it_has_alone(asked, width, cancelled):
     together = engine()

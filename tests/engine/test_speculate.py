@@ -17,7 +17,7 @@ def pace(seconds: dict[int, float]) -> Pace:
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=60), st.integers(1, 20))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_guess_is_what_followed_the_same_tokens(ids: list[int], count: int) -> None:
     lookup = Lookup(ids)
     drafts = lookup.draft(count)
@@ -56,7 +56,7 @@ def test_a_loop_goes_on() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(1, 79))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_prompt_is_what_its_tokens_are_one_by_one(ids: list[int], known: int) -> None:
     lookup = Lookup(ids[:known])
     for token in ids[known:]:

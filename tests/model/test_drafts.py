@@ -77,7 +77,7 @@ schedules = st.lists(st.tuples(part, part), min_size=1, max_size=5)
 
 @pytest.mark.parametrize("isa", native.available_isas())
 @given(schedules, st.sampled_from(["f32", "q8"]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_any_schedule_of_drafts(isa: str, schedule: list[tuple[tuple[int, int, int], ...]], fmt: str) -> None:
     ops, root = EACH[isa, fmt]
     rows, got = Rows(ops, root, LENGTH), [[], []]
@@ -117,7 +117,7 @@ def test_settling_twice_is_settling_once() -> None:
 
 @pytest.mark.parametrize("isa", native.available_isas())
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["f32", "q8"]), st.sampled_from([1, LENGTH, 32]))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_fused_layers_equal_their_bodies(isa: str, seed: int, fmt: str, length: int) -> None:
     """Any runs, one beside the other: what is given, and all that is written."""
     rng, (ops, root) = np.random.default_rng(seed), EACH[isa, fmt]

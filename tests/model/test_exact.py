@@ -81,7 +81,7 @@ def test_keys_in_other_formats_are_as_exact(kv):
         assert np.array_equal(run(ops, root, IDS, [64, 1, 85], kv=kv), whole), isa
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_schedule_of_a_ragged_batch_equals_each_alone(data):
     """Sequences of different lengths, advanced by random amounts in random company, with slots and pages dealt at

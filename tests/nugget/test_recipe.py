@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,16 @@ def recipe():
 
 
 @pytest.fixture(scope="module")
-def tokenizer(recipe, tmp_path_factory):
-    return recipe.learn_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+def learned(recipe, tmp_path_factory):
+    """The folder of a run that has its tokenizer and no step."""
+    place = tmp_path_factory.mktemp("tokenizer")
+    recipe.learn_tokenizer(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def tokenizer(learned):
+    return Tokenizer.from_directory(learned)
 
 
 def test_a_thought_is_the_sum_as_learnt_at_school(recipe):
@@ -85,8 +94,9 @@ def test_the_tokenizer_has_the_size_of_the_model(recipe, tokenizer, tmp_path):
 
 
 @pytest.mark.timeout(280)
-def test_a_killed_run_goes_on_to_the_same_weights(recipe, tokenizer, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_weights(recipe, learned, tmp_path):
     def weights(name: str, *legs: int | None) -> str:
+        shutil.copytree(learned, tmp_path / name)
         for stop_after in legs:
             recipe.train(tmp_path / name, steps=4, stop_after=stop_after, threads=1 + (stop_after is None))
         return hashlib.sha256((tmp_path / name / "model.safetensors").read_bytes()).hexdigest()
@@ -97,7 +107,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(recipe, tokenizer, tmp_path):
 def test_the_run_leaves_a_checkpoint_that_loads(recipe, tmp_path):
     import ingot
 
-    recipe.train(tmp_path / "run", steps=1)
+    recipe.train(tmp_path / "run", steps=1)  # which learns the tokenizer, too
     model = ingot.load(tmp_path / "run", backend="reference")
     assert isinstance(Tokenizer.from_directory(tmp_path / "run"), Tokenizer)
     assert model.logits("17+25=").shape[1] == recipe.VOCABULARY

@@ -63,7 +63,7 @@ def close(a: tuple[np.ndarray, ...], b: tuple[np.ndarray, ...], exact: bool) -> 
 
 @pytest.mark.parametrize("isa", EACH)
 @given(st.integers(0, 2**32 - 1), passes)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_accepted_drafts_leave_what_plain_decoding_leaves(isa: str, seed: int, passes: list[tuple[int, ...]]) -> None:
     rng, ops = np.random.default_rng(seed), EACH[isa]
     tokens = sum(certain + accepted for certain, _, accepted in passes) + LENGTH + 1
@@ -92,7 +92,7 @@ def test_other_slots_are_left_alone(isa: str) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 5]), st.sampled_from([1, LENGTH, 32]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_runs_are_those_of_the_definition(seed: int, width: int, length: int) -> None:
     """Everything that is written, on every instruction set: outputs, tails, states, windows, what is left alone."""
     rng = np.random.default_rng(seed)

@@ -21,7 +21,7 @@ ISAS = native.available_isas()
 OPS = native.OpSet(threads=2)
 EACH = {isa: native.OpSet(threads=2, isa=isa) for isa in ISAS}
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -192,7 +192,7 @@ def test_any_chunking_of_attention_over_rounded_keys(
 
 @pytest.mark.parametrize("fmt", ["bf16", "q8"])
 @given(seeds, long_cuts)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_runs_of_blocks_are_combined_alike(fmt: str, seed: int, points: list[int]) -> None:
     """Beyond 1,024 keys runs may be reduced in parallel: by many threads, in decoding, in short slices."""
     rng, tokens = np.random.default_rng(seed), 2300

@@ -56,7 +56,7 @@ def scrambled() -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(TAGS + SCRAPS) | st.text(max_size=3), max_size=25).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     text=damaged_calls() | scrambled(),
     thinking=st.sampled_from([True, False, None]),
@@ -73,7 +73,6 @@ def test_every_split_gives_the_same_message(
     assert parse(text, thinking, tools, cuts, truncated) == whole
 
 
-@settings(deadline=None)
 @given(text=scrambled())
 def test_without_tools_and_thinking_the_text_is_the_content(text: str) -> None:
     message = parse(text, thinking=False, tools=None, cuts=range(0, len(text), 3))
@@ -81,7 +80,6 @@ def test_without_tools_and_thinking_the_text_is_the_content(text: str) -> None:
     assert (message.reasoning, message.tool_calls, message.incomplete_call) == ("", [], None)
 
 
-@settings(deadline=None)
 @given(words=st.text(alphabet="ab <>/=\n`cdfilnoptu_", max_size=80))
 def test_text_without_whole_tags_is_never_taken_for_a_call(words: str) -> None:
     message = parse(words, thinking=False)
@@ -138,7 +136,7 @@ def _output(message: dict[str, Any], template: ChatTemplate | None) -> str:
     return whole[len(prompt) :].removesuffix("<|im_end|>\n")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     content=prose(),
     reasoning=prose(),

@@ -53,14 +53,14 @@ def same(kind: str, text: str) -> None:
     assert ours.decode(ids) == whole.decode(ids)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(max_size=60))
 def test_any_text(text: str) -> None:
     for kind in KINDS:
         same(kind, text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
 def test_control_tokens_and_scripts_side_by_side(text: str) -> None:
     for kind in KINDS:

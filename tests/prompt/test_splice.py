@@ -219,7 +219,7 @@ TURNS = ("<|im_start|>", "<|im_start|>assistant\n", "<|im_end|>")
 PIECES = st.sampled_from([*WORDS, *TAGS, *TURNS])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_spliced_prompt_says_what_it_said(tokenizer, data):
     """Whatever the answer was: bytes that are no UTF-8, control tokens, whitespace, halves of calls."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ingot.prompt import ADDED_TOKENS, StreamDecoder, Tokenizer, byte_alphabet, qwen_tokenizer
@@ -87,14 +87,12 @@ def test_both_kinds_of_files_give_one_tokenizer(small: Tokenizer, tmp_path: Path
     assert parts.special_ids == small.special_ids
 
 
-@settings(deadline=None)
 @given(text=st.text())
 def test_decoding_gives_the_text_back_in_nfc(small: Tokenizer, text: str) -> None:
     assert small.decode(small.encode(text, special=False)) == unicodedata.normalize("NFC", text)
     assert official.tokenizer().decode(official.tokenizer().encode(text)) == unicodedata.normalize("NFC", text)
 
 
-@settings(deadline=None)
 @given(parts=st.lists(st.sampled_from([t.content for t in ADDED_TOKENS]) | st.text(max_size=5), max_size=8))
 def test_plain_encoding_has_no_control_tokens(small: Tokenizer, parts: list[str]) -> None:
     text = "".join(parts)
@@ -120,7 +118,6 @@ def test_stop_ids(small: Tokenizer) -> None:
     assert bare.stop_ids(7) == {7}
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_decoding_equals_the_library(small: Tokenizer, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, small.vocab_size + 5)))
@@ -128,7 +125,6 @@ def test_decoding_equals_the_library(small: Tokenizer, data: st.DataObject) -> N
     assert small.decode(ids, skip_special=True) == small._library.decode(ids, skip_special_tokens=True)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_streaming_equals_decoding(small: Tokenizer, data: st.DataObject) -> None:
     chunks = data.draw(st.lists(st.lists(st.integers(0, small.vocab_size + 5), max_size=4)))
@@ -138,7 +134,6 @@ def test_streaming_equals_decoding(small: Tokenizer, data: st.DataObject) -> Non
     assert text == small.decode([index for chunk in chunks for index in chunk], skip_special=skip)
 
 
-@settings(deadline=None)
 @given(text=st.text())
 def test_streaming_never_gives_half_a_character(small: Tokenizer, text: str) -> None:
     text = unicodedata.normalize("NFC", text.replace("\ufffd", ""))

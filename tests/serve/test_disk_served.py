@@ -78,7 +78,7 @@ def test_pictures_that_the_disk_cannot_give_are_encoded(
 def test_a_turns_state_is_written_in_time_and_nobody_spins(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingot.engine.patience.PATIENCE_S", 0.4)
+    monkeypatch.setattr("ingot.engine.patience.PATIENCE_S", 2.0)
     turns, turn = [], EngineThread._turn
 
     def counted(self: EngineThread) -> None:
@@ -86,15 +86,16 @@ def test_a_turns_state_is_written_in_time_and_nobody_spins(
         turn(self)
 
     monkeypatch.setattr(EngineThread, "_turn", counted)
-    assert PATIENCE_S > 1
+    assert PATIENCE_S > 2
     made = loaded(model, tmp_path)
     disk = made.engine.cache.disk
     with serving(lambda: made) as running:
+        began = time.monotonic()
         asked(running)
         answered = time.monotonic()
         until(lambda: disk.due_s is not None and not running.server.service.open)
         waiting = disk.journal.held[0]
         until(lambda: disk.due_s is None and disk.journal.flush(5))
         assert disk.journal.held[0] > waiting
-        assert time.monotonic() - answered >= 0.3
+        assert time.monotonic() - began >= 2
         assert sum(at > answered for at in turns) < 20

@@ -20,7 +20,7 @@ VALID = raw_file(
     },
     bytes(range(34)),
 )
-QUIET = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 flips = st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=6)
 cuts = st.one_of(st.just(None), st.integers(0, len(VALID)))

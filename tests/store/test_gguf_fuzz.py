@@ -15,7 +15,7 @@ from ingot.store import gguf_checkpoint, open_checkpoint
 from tests.store import gguf_files as files
 from tests.store.store_files import config, make_checkpoint
 
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUIET = settings(max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

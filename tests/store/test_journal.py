@@ -466,18 +466,19 @@ def test_clear_forgets_and_removes(opened: Open) -> None:
 
 
 WRITER = """
-import sys, numpy as np
+import itertools, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 from tests.store.test_journal import IDENTITY, key, payload
 from ingot.store.journal import Journal
 journal = Journal(Path(sys.argv[1]), "one", IDENTITY, size=64 << 20)
-number = int(sys.argv[2])
-print("go", flush=True)
-while True:
+first = int(sys.argv[2])
+for number in itertools.count(first):
     parts = payload(number, 1000 + number * 7919 % 90_000)
     journal.append(1 + number % 2, key(number), parts, meta=b"m" * (number % 5))
-    number += 1
+    if number == first + 1:
+        assert journal.flush(60)
+        print("go", flush=True)
     while not journal.takes(50 << 20): pass
 """
 
