@@ -49,7 +49,7 @@ class Encoder:
     ) -> None:
         self.config, self.tokenizer, self.template = config, tokenizer, template
         self.preprocessor, self.allow_urls = preprocessor, allow_urls
-        self.answers, self._encoder = AnswerMemory(tokenizer), TurnEncoder(tokenizer)
+        self.answers, self.turn_encoder = AnswerMemory(tokenizer), TurnEncoder(tokenizer)
         self._turns = TurnTokens.of(tokenizer)
 
     def text(self, text: str) -> Prompt:
@@ -88,7 +88,7 @@ class Encoder:
     def _ids(self, text: str, salt: str | None) -> np.ndarray:
         if salt is None:
             return np.array(self.tokenizer.encode(text), np.int32)
-        return self.answers.splice(self._encoder.encode(text, salt), salt)
+        return self.answers.splice(self.turn_encoder.encode(text, salt), salt)
 
     def _breaks(self, chat: Chat, text: str, ids: np.ndarray) -> list[int]:
         """The tokens before each of the client's breakpoints."""

@@ -140,7 +140,7 @@ def test_what_memory_forgot_is_found_and_what_the_disk_lost_is_written_again(
     start: Start, tokenizer: Tokenizer
 ) -> None:
     words, given = by_bytes(tokenizer, TEXT), echo(tokenizer, TEXT)
-    memory = start(most_tokens=2 * len(words) + 20)
+    memory = start(most_bytes=1500)
     tell(memory, tokenizer, words)
     journal_of(memory)
     tell(memory, tokenizer, by_bytes(tokenizer, TEXT[::-1]))
@@ -159,7 +159,7 @@ def test_damaged_and_hostile_records_are_ordinary_texts(start: Start, tokenizer:
     memory = start()
     tell(memory, tokenizer, words)
     journal_of(memory)
-    (key,) = (key for key in memory._known if tokenizer.bytes_of(memory._known[key]) == TEXT.encode())
+    (key,) = (key for key, ids in memory.known.items() if tokenizer.bytes_of(ids) == TEXT.encode())
     padding = tokenizer.vocab_size + 3  # an id that the model has and nobody may say, of no bytes
     hostile = {
         "other words": by_bytes(tokenizer, TEXT[::-1]),
@@ -229,7 +229,7 @@ def test_many_threads_remember_and_find(start: Start, tokenizer: Tokenizer, tmp_
     for journal in together:
         journal.close()
     assert len(survey(tmp_path / "prefix")) == 2  # of which one is open at a time
-    memory, wrong = start(most_tokens=80), list[str]()  # which forgets nearly all, so that the disk is asked
+    memory, wrong = start(most_bytes=2000), list[str]()  # which forgets nearly all, so that the disk is asked
 
     def find() -> None:
         for text in texts * 6:

@@ -73,7 +73,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     def _drip(self) -> None:
         self._answer(Content_Type="image/png")
-        for _ in range(40):
+        for _ in range(400):
             self.wfile.write(b"x")
             self.wfile.flush()
             time.sleep(0.1)
@@ -146,11 +146,12 @@ def test_a_slow_server_is_left(server: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(module, "QUIET_SECONDS", 0.5)
     with pytest.raises(ValueError, match=r"gave no answer in 0\.5 seconds"):
         fetch(f"{server}/quiet", 2000, ("image/",), private=True)
+    monkeypatch.setattr(module, "QUIET_SECONDS", 30)
     monkeypatch.setattr(module, "SECONDS", 1)
     begin = time.monotonic()
     with pytest.raises(ValueError, match="cannot be fetched: it takes more than 1 seconds"):
         fetch(f"{server}/drip", 2000, ("image/",), private=True)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 20
 
 
 @pytest.mark.parametrize(

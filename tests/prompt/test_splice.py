@@ -138,20 +138,22 @@ def test_what_one_salt_was_told_no_other_can_see(tokenizer):
 
 
 def test_the_memory_is_bounded_and_forgets_what_was_not_used(tokenizer):
-    memory = AnswerMemory(tokenizer, most_tokens=50)
     first = prompt(tokenizer, [USER], thinking=False)
     texts = [f"hello {name}" for name in ("ann", "bob", "eve", "joe")]
-    spliced = {}
+    memory = AnswerMemory(tokenizer)
+    memory.remember(first, by_bytes(tokenizer, texts[0]))
+    one = memory.known.bytes  # a turn with its reasoning, and its words
+    memory, spliced = AnswerMemory(tokenizer, most_bytes=5 * one // 2), {}
     for text in texts:
         memory.remember(first, by_bytes(tokenizer, text))
         memory.splice(prompt(tokenizer, [USER, {"role": "assistant", "content": texts[0]}, NEXT]))
-        assert memory.tokens <= 50
+        assert memory.known.bytes <= 5 * one // 2
     for text in texts:
         given = prompt(tokenizer, [USER, {"role": "assistant", "content": text}, NEXT])
         spliced[text] = list(memory.splice(given)) != given
     assert [spliced[text] for text in (texts[0], texts[1], texts[3])] == [True, False, True]
-    memory.remember(first, np.full(200, 5))  # longer than all it may hold
-    assert memory.tokens <= 50
+    memory.remember(first, np.full(one, 5))  # longer than all it may hold
+    assert 2 * one < memory.known.bytes <= 5 * one // 2
 
 
 CALLS = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]

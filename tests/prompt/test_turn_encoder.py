@@ -65,12 +65,12 @@ def tokenizer(request, directory):
 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_the_ids_of_the_whole(tokenizer, texts):
-    encoder = TurnEncoder(tokenizer, most_characters=40)
+    encoder = TurnEncoder(tokenizer, most_bytes=1400)
     for text in [*texts, *texts]:
         ids = encoder.encode(text)
         assert ids.dtype == np.int32
         assert ids.tolist() == tokenizer.encode(text)
-        assert encoder.characters == sum(len(turn) for _, turn in encoder._known) <= 40
+        assert len(encoder.turns) <= 3
 
 
 def test_what_was_said_before_is_not_cut_again(tokenizer):
@@ -86,14 +86,16 @@ def test_what_was_said_before_is_not_cut_again(tokenizer):
 
 def test_the_oldest_turn_goes(tokenizer):
     counting = Counting(tokenizer)
-    encoder = TurnEncoder(counting, most_characters=30)
+    encoder = TurnEncoder(counting)
+    encoder.encode("a" * 15)
+    encoder = TurnEncoder(counting, most_bytes=2 * encoder.turns.bytes)
     for text in ("a" * 15, "b" * 15, "a" * 15, "c" * 15):
         encoder.encode(text)
     counting.asked.clear()
-    for text in ("a" * 15, "b" * 15, "d" * 31):
+    for text in ("a" * 15, "b" * 15, "d" * 1500):
         encoder.encode(text)
-    assert counting.asked == ["b" * 15, "d" * 31]
-    assert encoder.characters == 30
+    assert counting.asked == ["b" * 15, "d" * 1500]
+    assert encoder.turns.bytes == encoder.turns.most_bytes
 
 
 @pytest.mark.parametrize("change", [{"single_word": True}, {"normalized": True}, {"content": "<end>"}])
@@ -110,9 +112,9 @@ def test_a_tokenizer_that_cuts_otherwise_gets_the_whole_text(directory, tmp_path
 
 
 def test_several_threads(tokenizer):
-    encoder = TurnEncoder(tokenizer, most_characters=200)
+    encoder = TurnEncoder(tokenizer, most_bytes=5000)
     texts = [f"{i % 7} world{END}\n{i % 5} the{END}\n{i}" for i in range(300)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(encoder.encode, texts))
     assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
-    assert encoder.characters == sum(len(turn) for _, turn in encoder._known)
+    assert 4000 < encoder.turns.bytes <= 5000

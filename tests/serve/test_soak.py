@@ -28,6 +28,7 @@ from tests.serve.test_scripted_server import TOOL
 REQUESTS, CLIENTS = 10_000, 6
 GROWTH = 4 << 20  # bytes after the first fifth: what the allocator breaks up (seen: 0.7 MB, and less and less of it)
 CACHE = 16 << 20  # bytes of snapshots: full after some 800 requests
+WORDS = 256 << 10  # bytes of turns and of answers that are remembered: full as soon
 WRONG = ({"messages": []}, {"temperature": 9999}, {"nonsense": 1}, {"max_tokens": 10**9}, {"tool_choice": "required"})
 
 
@@ -87,7 +88,11 @@ def test_ten_thousand_requests():
     model = ingot.load()
     settings = {"parallel": 4, "queue": CLIENTS * 4, "cache": CACHE}
     with serving(lambda: model, **settings) as running, ThreadPoolExecutor(CLIENTS) as pool:
+        remembered = model.encoder.answers.known, model.encoder.turn_encoder.turns
+        for recent in remembered:
+            recent.most_bytes = WORDS
         asked(pool, running.port, range(REQUESTS // 5))
+        assert all(recent.bytes > 0.9 * WORDS for recent in remembered)
         before, threads = private_bytes(), threading.active_count()
         statuses = asked(pool, running.port, range(REQUESTS // 5, REQUESTS))
         service = running.server.service

@@ -8,18 +8,17 @@ Where answers have records, those that BPE would cut otherwise are found after a
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
 
+from ingot.prompt.recent import Recent
 from ingot.prompt.tokenizer import Tokenizer
 from ingot.prompt.turns import TurnTokens
 
-MOST_TOKENS = 1 << 20  # taste: 4 MB, the answers of several days of one person
+MOST_BYTES = 8 << 20  # taste: the answers of several days of one person
 # Of an answer that is cut again, to see whether it needs a record: 30 ms on a busy core (CompiledTokenizer, English).
 # The record of a longer one is small beside its keys and values.
 CHECKED_TOKENS = 4096
@@ -34,24 +33,17 @@ class Records(Protocol):
 
 
 class AnswerMemory:
-    """Remembers answers, the most recent `most_tokens` of them, and asks the `records`, if there are any, for what it
-    has not; for several threads. Each `salt` has its own: who does not know it cannot learn what others were told."""
+    """Remembers answers in `most_bytes` of memory, and asks the `records`, if there are any, for what it has not; for
+    several threads. Each `salt` has its own: who does not know it cannot learn what others were told."""
 
     records: Records | None = None
 
-    def __init__(self, tokenizer: Tokenizer, most_tokens: int = MOST_TOKENS) -> None:
-        self._tokenizer, self._turns, self._most = tokenizer, TurnTokens.of(tokenizer), most_tokens
-        self._known: OrderedDict[bytes, np.ndarray] = OrderedDict()  # digest of salt and bytes -> ids
-        self._tokens = 0
-        self._lock = Lock()
+    def __init__(self, tokenizer: Tokenizer, most_bytes: int = MOST_BYTES) -> None:
+        self._tokenizer, self._turns = tokenizer, TurnTokens.of(tokenizer)
+        self.known: Recent[bytes] = Recent(most_bytes, len)  # digest of salt and bytes -> ids
 
     def __len__(self) -> int:
-        return len(self._known)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that are remembered."""
-        return self._tokens
+        return len(self.known)
 
     def remember(self, prompt: Sequence[int] | np.ndarray, answer: Sequence[int] | np.ndarray, salt: str = "") -> None:
         """An answer to a prompt, without its stop id: as a turn with its reasoning, and the words after that alone."""
@@ -68,7 +60,7 @@ class AnswerMemory:
     def splice(self, ids: Sequence[int] | np.ndarray, salt: str = "") -> np.ndarray:
         """int32 ids that stand for the same bytes, with the answers among them cut as they were when they were made."""
         given = np.asarray(ids, np.int32)
-        if self._turns is None or (not self._known and self.records is None):
+        if self._turns is None or (not self.known and self.records is None):
             return given
         parts, last = [], 0
         for begin, end in self._turns.bodies(given):
@@ -108,32 +100,19 @@ class AnswerMemory:
         return not self._tokenizer.bytes_of([index]).strip()
 
     def _keep(self, ids: np.ndarray, salt: str) -> None:
-        if not 0 < len(ids) <= self._most:
+        if not 0 < ids.nbytes <= self.known.most_bytes:
             return
         said = self._tokenizer.bytes_of(ids)
         key, kept = _key(said, salt), ids.copy()
-        self._hold(key, kept)
+        self.known.put(key, kept)
         if self.records is not None and (key in self.records or self._is_cut_otherwise(ids, said)):
             self.records.keep(key, kept)
-
-    def _hold(self, key: bytes, ids: np.ndarray, newest: bool = True) -> None:
-        """Have it in memory, in place of what was there if it is the `newest`."""
-        with self._lock:
-            if not newest and key in self._known:
-                return
-            self._tokens += len(ids) - len(self._known.pop(key, ()))
-            self._known[key] = ids
-            while self._tokens > self._most:
-                self._tokens -= len(self._known.popitem(last=False)[1])
 
     def _recall(self, ids: np.ndarray, salt: str) -> np.ndarray | None:
         """The remembered ids that stand for the bytes of these."""
         said = self._tokenizer.bytes_of(ids)
         key = _key(said, salt)
-        with self._lock:
-            known = self._known.get(key)
-            if known is not None:
-                self._known.move_to_end(key)
+        known = self.known.get(key)
         if known is None:
             return self._restored(key, said)
         if self.records is not None and key not in self.records and not np.array_equal(known, ids):
@@ -145,7 +124,7 @@ class AnswerMemory:
         known = None if self.records is None else self.records.find(key, len(said))
         if known is None or not self._says(known, said):
             return None
-        self._hold(key, known, newest=False)
+        self.known.put(key, known, newest=False)
         return known
 
     def _says(self, ids: np.ndarray, said: bytes) -> bool:
