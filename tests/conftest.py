@@ -1,7 +1,10 @@
 """Of all tests."""
 
+import importlib
 import os
 import signal
+import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -13,3 +16,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # this one); elsewhere they are drawn anew.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ci" if "CI" in os.environ else "patient")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--pauses", metavar="SEED", help="wait at random places, to find tests that hope to be quick")
+
+
+def pytest_collection_finish(session):
+    if seed := session.config.getoption("--pauses"):
+        place = str(Path(__file__).with_name("pauses"))
+        os.environ |= {"INGOT_PAUSES": seed, "PYTHONPATH": os.pathsep.join([place, os.environ.get("PYTHONPATH", "")])}
+        sys.path.insert(0, place)
+        sys.modules.pop("sitecustomize", None)
+        session.config.pauses = importlib.import_module("sitecustomize")
+
+
+def pytest_runtest_setup(item):
+    if pauses := getattr(item.config, "pauses", None):
+        pauses.calls.clear()

@@ -16,7 +16,8 @@ SOURCE = str(Path(ingot.__file__).parents[1])
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, able to import ingot, with a plain terminal and whatever `more` says."""
     kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")}
-    return {**kept, "PYTHONPATH": SOURCE, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **more}
+    paths = os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")]))
+    return {**kept, "PYTHONPATH": paths, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **more}
 
 
 def command(*words: str, real: bool = False) -> list[str]:

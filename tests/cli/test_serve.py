@@ -19,6 +19,7 @@ import pytest
 
 from ingot.cli import chat, main, serve
 from tests.cli.run_ingot import SOURCE, environment, run
+from tests.serve.running import PATIENCE_S
 
 NUGGET = resources.files("ingot").joinpath("nugget", "model.safetensors").is_file()
 pytestmark = pytest.mark.skipif(not NUGGET, reason="the nugget's weights are not here")
@@ -45,7 +46,7 @@ def ready(process):
 
 
 def ask(port, path="/v1/chat/completions", **body):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("POST", path, json.dumps(body))
     return connection, connection.getresponse()
 
@@ -98,7 +99,7 @@ def test_it_answers_and_a_signal_ends_it():
         assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
         connection.close()
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert "POST /v1/chat/completions 200 prompt=" in err
         assert "What is" not in err
@@ -116,7 +117,7 @@ def test_a_signal_lets_an_answer_end(number):
         assert (second.status, second.getheader("retry-after")) == (503, "5")
         refused.close()
         assert response.read().endswith(b"data: [DONE]\n\n")
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert "Traceback" not in err
 
@@ -128,7 +129,7 @@ def test_a_second_signal_ends_it_at_once():
             if "finishing" in line:
                 break
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130
         assert "Traceback" not in err
 
@@ -168,7 +169,7 @@ def test_a_crash_costs_the_answers_that_were_being_made(tmp_path):
         assert "42" in json.loads(response.read())["choices"][0]["message"]["content"]
         connection.close()
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert "the server crashed in native code (SIGSEGV); please report it" in err
         assert "Segmentation fault" in err
@@ -195,7 +196,7 @@ def test_nobody_needs_to_read_what_it_prints():
         process.send_signal(signal.SIGTERM)
         assert response.read().endswith(b"data: [DONE]\n\n")
         connection.close()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, err
 
 
@@ -223,7 +224,7 @@ def test_a_signal_to_all_processes_is_one_signal():
         os.kill(children(process)[0], signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert response.read().endswith(b"data: [DONE]\n\n")
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, err
 
 
@@ -234,7 +235,7 @@ def test_without_a_supervisor_there_is_one_process():
         connection, response = ask(port, **LONG)
         response.readline()
         process.send_signal(signal.SIGSEGV)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == -signal.SIGSEGV
         assert "Segmentation fault" in err
         connection.close()
@@ -249,7 +250,7 @@ def test_the_time_to_finish_may_be_limited():
         assert b"the server is stopping" in rest
         assert not rest.endswith(b"data: [DONE]\n\n")
         connection.close()
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
         assert "1 requests were not finished in time" in err
 
@@ -275,7 +276,7 @@ def test_the_key_may_come_from_the_environment():
 
 
 def told(port, name):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     return float(re.search(rf"^ingot_{name} (\S+)$", text, re.MULTILINE)[1])
@@ -317,7 +318,7 @@ def test_a_folder_that_cannot_be_used_is_not_said_to_be(tmp_path):
         while "ready" not in "".join(told[-1:]):
             told.append(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0
     assert "cannot be read: it is no folder of this user" in err
     assert not any("are kept in" in line for line in told)

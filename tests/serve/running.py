@@ -15,6 +15,8 @@ from typing import Any
 from ingot.language_model import LanguageModel
 from ingot.serve.server import Server, Settings, bound
 
+PATIENCE_S = 100.0  # what a machine that is busy with others may take for anything
+
 
 @dataclass
 class Running:
@@ -28,7 +30,7 @@ class Running:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
 
     def ask(
         self, path: str, body: Any = None, method: str | None = None, headers: dict[str, str] | None = None
@@ -92,12 +94,12 @@ def serving(
     finally:
         with suppress(RuntimeError):  # it has ended already
             server._loop.call_soon_threadsafe(server.stop)
-        thread.join(20)
+        thread.join(PATIENCE_S)
         sock.close()
         assert not thread.is_alive()
 
 
-def until(true: Callable[[], Any], seconds: float = 20) -> None:
+def until(true: Callable[[], Any], seconds: float = PATIENCE_S) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not true():

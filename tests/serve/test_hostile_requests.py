@@ -242,11 +242,11 @@ def test_a_body_that_is_wrong(served, path, data, words):
 
 def test_a_text_of_escapes_without_an_end_takes_no_time():
     """Quadratic time here holds the interpreter's lock, and with it every stream."""
-    began = time.perf_counter()
+    began = time.thread_time()
     for end in (b"", b"\\", b'"'):
         with pytest.raises(ApiError, match="not valid JSON"):
             parse_object(b'{"a":"' + b'\\"' * 10_000 + end)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 def test_more_text_than_tokens_can_be_is_not_encoded(served):

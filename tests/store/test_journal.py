@@ -315,13 +315,13 @@ def test_a_full_queue_drops_and_nobody_waits(opened: Open, monkeypatch: pytest.M
     journal, go, real = opened(queue_bytes=1000), threading.Event(), os.writev
 
     def slow(handle: int, parts: list[memoryview]) -> int:
-        go.wait(20)
+        go.wait(60)
         return real(handle, parts)
 
     monkeypatch.setattr(os, "writev", slow)
     began = time.perf_counter()
     taken = [journal.append(1 + number % 2, key(number), payload(number), meta=b"m" * number) for number in range(6)]
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 30
     assert taken == [True, True, True, False, False, False]
     assert journal.takes(100)
     assert not journal.takes(101)
