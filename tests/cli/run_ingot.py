@@ -29,5 +29,5 @@ def run(*words: str, stdin: bytes | None = None, real: bool = False, **env: str)
     """Run to the end; stdin None is empty, as under cron."""
     settings = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     return subprocess.run(
-        command(*words, real=real), capture_output=True, timeout=200, env=environment(**env), check=False, **settings
+        command(*words, real=real), capture_output=True, timeout=600, env=environment(**env), check=False, **settings
     )

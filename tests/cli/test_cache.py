@@ -98,7 +98,7 @@ def test_states_of_prompts_are_listed_verified_and_cleared(
         loaded = ingot.load(write_small_model(tmp_path / name), cache=cache, prefix_disk=True)
         list(loaded.engine.generate(Request(np.arange(200) % 90, max_tokens=4)))
         journals.append(loaded.engine.cache.disk.journal)
-        assert journals[-1].flush(20)
+        assert journals[-1].flush(100)
     lines = [line.split() for line in shown(capsys).splitlines() if line.split()[2] == "prompts"]
     assert [line[3] for line in lines] == [str(tmp_path / "one"), str(tmp_path / "two")]
     assert shown(capsys, "verify").count("every byte is right") == 6

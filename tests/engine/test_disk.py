@@ -58,7 +58,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             made[-1].close()
         found = engine(kv, **options)
         made.append(Journal(tmp_path / "prefix", kv, IDENTITY, size=1 << 30))
-        assert made[-1].flush(20)
+        assert made[-1].flush(100)
         found.cache.disk = Disk(found.cache, made[-1], least=32)
         return found
 
@@ -80,7 +80,7 @@ def answer(made: Engine, request: Request) -> tuple[list[Any], Any]:
         tokens += scheduler.step()
     check_accounts(made, scheduler)
     scheduler.close()
-    assert made.cache.disk is None or made.cache.disk.journal.flush(20)  # what is being written is not found yet
+    assert made.cache.disk is None or made.cache.disk.journal.flush(100)  # what is being written is not found yet
     return [(token.id, token.logprob, token.top) for token in tokens], tokens[0].reuse
 
 
@@ -671,7 +671,7 @@ def test_a_mismatch_of_the_canary_forgets_the_disk_too(start: Start, tmp_path: P
     while scheduler.has_idle_work:
         scheduler.idle_step()
     assert made.cache.mismatches == 1
-    assert made.cache.disk.journal.flush(20)
+    assert made.cache.disk.journal.flush(100)
     assert survey(tmp_path / "prefix") == []
     assert answer(start(), asked(TEXT[:250]))[1].disk == 0
 
@@ -691,7 +691,7 @@ from tests.engine import test_disk as t
 from ingot.store.journal import Journal
 made = t.engine(sys.argv[2])
 journal = Journal(Path(sys.argv[1]), sys.argv[2], t.IDENTITY)
-journal.flush(20)
+journal.flush(100)
 made.cache.disk = t.Disk(made.cache, journal, least=32)
 said, reuse = t.answer(made, t.asked(t.TEXT[:330], t.Mark(325, "turn")))
 journal.close()

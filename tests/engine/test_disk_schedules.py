@@ -41,7 +41,7 @@ class Processes(ram.Schedules):
             self.engine.states.prepare(max(width, 3) + snapshots, pages)
             self.engine.cache.budget += pages * self.engine.states.page_bytes
         self.journal = Journal(self.place, "one", bytes(32), size=1 << 30)
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         self.read, self.journal.read = self.journal.read, self.read_somehow  # type: ignore[method-assign]
         self.engine.cache.disk = Disk(self.engine.cache, self.journal, least=0)
         slice_s = self.draw.choice([None, 0.0, 0.0])  # 0: a record at each step
@@ -68,7 +68,7 @@ class Processes(ram.Schedules):
             self.check(number, whole=False)
         self.scheduler.close()
         check_accounts(self.engine)
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         assert self.engine.cache.mismatches == 0
         self.seen += Counter(hits=self.engine.cache.disk.hits, damaged=self.journal.counts.damaged, restarts=1)
         self.journal.close()

@@ -47,7 +47,7 @@ class Process:
         self.engine: Engine = test_disk.engine("bf16", states=self.states)
         self.engine.cache.clock = lambda: self.now[0]
         self.journal = Journal(self.place, "one", bytes(32), size=1 << 30)
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         self.disk = self.engine.cache.disk = Disk(self.engine.cache, self.journal, least=32)
         self.scheduler = Scheduler(self.engine, 3)
 
@@ -76,12 +76,12 @@ class Process:
         self.now[0] += seconds
         while self.scheduler.has_idle_work:
             self.scheduler.idle_step()
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         check_accounts(self.engine, self.scheduler)
 
     def kept(self) -> list[int]:
         """Tokens before the states on disk, in order."""
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         found = [record for record in self.journal._index if record.kind == SNAPSHOT_RECORD]
         return sorted(second_tier._META.unpack_from(record.meta)[0] for record in found)
 
@@ -93,7 +93,7 @@ class Process:
         return self.journal.find(chained(digest, keys[len(ids) // PAGE * PAGE :])) is not None
 
     def bytes(self) -> int:
-        assert self.journal.flush(20)
+        assert self.journal.flush(100)
         return self.journal.held[1]
 
     def least(self, tokens: int, states: int) -> float:

@@ -58,7 +58,7 @@ def run_shell(block, place):
         "PYTHONPATH": os.pathsep.join([str(Path(ingot.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
     script = "set -e\n" + "\n".join(lines)
-    run = subprocess.run(["sh", "-c", script], cwd=place, env=env, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(["sh", "-c", script], cwd=place, env=env, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     return run.stdout
 

@@ -27,7 +27,7 @@ def pure_wheel(tmp_path_factory):
     place = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "-w", str(place), str(ROOT)]
     nothing = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
-    run = subprocess.run(command, env=os.environ | nothing, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, env=os.environ | nothing, capture_output=True, text=True, timeout=800)
     assert run.returncode == 0, run.stdout + run.stderr
     return next(place.glob("*.whl"))
 
@@ -42,7 +42,7 @@ def run_pure(pure_wheel: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
 
 

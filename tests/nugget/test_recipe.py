@@ -93,7 +93,6 @@ def test_the_tokenizer_has_the_size_of_the_model(recipe, tokenizer, tmp_path):
     assert [len(tokenizer.encode(d)) for d in ("7", "17", "170")] == [1, 2, 3]
 
 
-@pytest.mark.timeout(280)
 def test_a_killed_run_goes_on_to_the_same_weights(recipe, learned, tmp_path):
     def weights(name: str, *legs: int | None) -> str:
         shutil.copytree(learned, tmp_path / name)

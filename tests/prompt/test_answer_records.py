@@ -39,7 +39,7 @@ def start(tmp_path: Path, tokenizer: Tokenizer) -> Iterator[Start]:
         for journal in journals[-1:]:
             journal.close()
         journals.append(Journal(tmp_path / "prefix", "one", bytes(32), size=1 << 30))
-        assert journals[-1].flush(20)
+        assert journals[-1].flush(100)
         memory = AnswerMemory(tokenizer, **options)
         memory.records = AnswerRecords(journals[-1])
         return memory
@@ -51,7 +51,7 @@ def start(tmp_path: Path, tokenizer: Tokenizer) -> Iterator[Start]:
 
 def journal_of(memory: AnswerMemory) -> Journal:
     journal = memory.records._journal  # type: ignore[union-attr]
-    assert journal.flush(20)
+    assert journal.flush(100)
     return journal  # type: ignore[return-value]
 
 
@@ -220,7 +220,7 @@ def test_many_threads_remember_and_find(start: Start, tokenizer: Tokenizer, tmp_
     wrong."""
     texts = [f"Hello {number}, you am a system" for number in range(24)]
     together = [Journal(tmp_path / "prefix", "one", bytes(32), size=1 << 30) for _ in range(2)]
-    assert all(journal.flush(20) for journal in together)  # neither finds what the other is about to write
+    assert all(journal.flush(100) for journal in together)  # neither finds what the other is about to write
     for journal, half in zip(together, (texts[::2], texts[1::2]), strict=True):
         memory = AnswerMemory(tokenizer)
         memory.records = AnswerRecords(journal)

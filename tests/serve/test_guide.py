@@ -42,7 +42,7 @@ def test_an_example_runs(nugget, shows, language, block):
     else:
         if shutil.which("curl") is None:
             pytest.skip("curl is not here")
-        run = subprocess.run(["sh", "-ec", block], capture_output=True, text=True, timeout=60)
+        run = subprocess.run(["sh", "-ec", block], capture_output=True, text=True, timeout=600)
         assert shows in run.stdout, run.stderr
 
 

@@ -260,12 +260,12 @@ def test_brackets_inside_texts_are_no_depth(served):
 
 
 def test_a_body_that_is_too_large(served):
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=100)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {most('body') + 1}\r\n\r\n"
     connection.sendall(head.encode())
     assert b" 413 " in connection.recv(999)  # refused by what it says, before it is sent
     connection.close()
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=100)
     connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"100000\r\n" + b"x" * (1 << 20) + b"\r\n"
     with pytest.raises(OSError):

@@ -43,7 +43,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 
     def start(name: str = "one", identity: bytes = IDENTITY, **options: object) -> Journal:
         made.append(Journal(tmp_path / "prefix", name, identity, **options))  # type: ignore[arg-type]
-        assert made[-1].flush(20)
+        assert made[-1].flush(100)
         return made[-1]
 
     yield start
@@ -54,7 +54,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
 def fill(journal: Journal, numbers: range, nbytes: int = 300) -> None:
     for number in numbers:
         assert journal.append(1 + number % 2, key(number), payload(number, nbytes), meta=b"m" * number)
-    assert journal.flush(20)
+    assert journal.flush(100)
 
 
 def held(journal: Journal, numbers: range, nbytes: int = 300) -> set[int]:
@@ -148,7 +148,7 @@ def test_a_flipped_bit_costs_the_record_it_is_in(opened: Open) -> None:
         changed[at] ^= 1 << at % 8
         path.write_bytes(changed)
         after = Journal(journal.directory, "one", IDENTITY)
-        assert after.flush(20)
+        assert after.flush(100)
         found, hurt = held(after, range(4), 150), (at - HEAD) // one
         after.close()
         assert found >= (set(range(4)) - {hurt} if at >= 64 else set()), at
@@ -329,7 +329,7 @@ def test_a_full_queue_drops_and_nobody_waits(opened: Open, monkeypatch: pytest.M
     assert key(2) in journal
     assert journal.find(key(2)) is None, "it is not on disk yet"
     go.set()
-    assert journal.flush(20)
+    assert journal.flush(100)
     assert held(journal, range(6)) == {0, 1, 2}
     assert journal.append(2, key(9), payload(9, 5000)), "one that is larger than the queue passes when it is empty"
 
@@ -350,7 +350,7 @@ def test_the_size_is_kept_and_the_least_used_goes_first(opened: Open) -> None:
     journal, nbytes = opened(size=size), LEAST_FILE_BYTES // 2 - 300
     for number in range(40):
         journal.append(1 + number % 2, key(number), payload(number, nbytes), meta=b"m" * number)
-        assert journal.flush(20)
+        assert journal.flush(100)
         assert held(journal, range(1), nbytes) == {0}, "it is used all the time"
         journal._touched.clear()
         assert sum(file.nbytes for file in survey(journal.directory)) <= size
@@ -422,7 +422,7 @@ def test_little_free_disk_makes_smaller_files(opened: Open, monkeypatch: pytest.
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10**12, 0, 0))
     for number in range(40, 80):
         journal.append(1, key(number), payload(number, LEAST_FILE_BYTES))
-        journal.flush(20)
+        journal.flush(100)
     assert len(told) == 1
     assert "has no room for 1,048,576 bytes" in told[0]
 
@@ -458,7 +458,7 @@ def test_clear_forgets_and_removes(opened: Open) -> None:
         journal.append(1 + number % 2, key(number), payload(number), meta=b"m" * number)
     journal.clear()
     assert held(journal, range(30)) == set()
-    assert journal.flush(20)
+    assert journal.flush(100)
     assert (files(journal), journal.held) == ([], (0, 0))
     fill(journal, range(3))
     assert held(journal, range(30)) == {0, 1, 2}
@@ -497,7 +497,7 @@ def kill_rounds(directory: Path, rounds: int, seed: int) -> None:
         child.wait()
         child.stdout.close()
         after = Journal(directory, "one", IDENTITY)
-        assert after.flush(20)
+        assert after.flush(100)
         for each in list(after._index):
             n = int.from_bytes(each.key, "little")
             expected = payload(n, 1000 + n * 7919 % 90_000)
@@ -537,13 +537,13 @@ def test_a_real_full_disk(tmp_path: Path) -> None:
         journal = Journal(place / "prefix", "one", IDENTITY, size=1 << 30, tell=told.append)
         for number in range(12):
             journal.append(1 + number % 2, key(number), payload(number, 1_000_000), meta=b"m" * number)
-            assert journal.flush(20)
+            assert journal.flush(100)
         assert len(told) == 1
         assert "No space left on device" in told[0]
         assert held(journal, range(12), 1_000_000) == {0, 1, 2, 3, 4, 5}
         journal.close()
         after = Journal(place / "prefix", "one", IDENTITY, size=1 << 30)
-        assert after.flush(20)
+        assert after.flush(100)
         assert held(after, range(12), 1_000_000) == {0, 1, 2, 3, 4, 5}
         after.close()
     finally:

@@ -355,7 +355,7 @@ def test_in_a_process_of_its_own(hub, tmp_path):
     """As a user has it: by HF_ENDPOINT and HF_HOME, and a chat that fetches what is not there."""
     env = environment(HF_ENDPOINT=huggingface_hub.constants.ENDPOINT, HF_HOME=str(tmp_path / "home"))
     words = [sys.executable, "-m", "ingot.cli"]
-    done = subprocess.run([*words, "pull", ID], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*words, "pull", ID], env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert names(Path(done.stdout.strip())) == NEEDED
     assert "UserWarning" not in done.stderr
