@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 
@@ -64,7 +65,9 @@ def test_a_pass_that_never_ends_ends_a_supervised_server(reciting, exits, caplog
         assert running.ask("/health")[0] == 500
         let_go(reciting)
     assert exits.codes == [STUCK]
-    assert "the engine has not ended a pass for 2 seconds; all threads:" in caplog.text
+    told = re.search(r"the engine has not ended a pass for (\d+) seconds; all threads:", caplog.text)
+    assert told
+    assert int(told[1]) >= 2  # as long as it took to be seen
 
 
 def test_the_supervisor_knows_first_that_it_is_ready(reciting, exits):
