@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import ingot
 from ingot.prompt import Tokenizer, TurnEncoder
+from ingot.prompt.recent import ENTRY_BYTES
 from ingot.prompt.turn_encoder import END
 from tests.prompt.small_tokenizer import write_small_tokenizer
 
@@ -63,6 +65,11 @@ def tokenizer(request, directory):
     return ingot.load().tokenizer if request.param == "nugget" else Tokenizer.from_directory(directory)
 
 
+def held(encoder):
+    """The bytes of all turns that are remembered."""
+    return sum(ENTRY_BYTES + sum(map(sys.getsizeof, key)) + ids.nbytes for key, ids in encoder.turns.items())
+
+
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 def test_the_ids_of_the_whole(tokenizer, texts):
     encoder = TurnEncoder(tokenizer, most_bytes=1400)
@@ -70,7 +77,7 @@ def test_the_ids_of_the_whole(tokenizer, texts):
         ids = encoder.encode(text)
         assert ids.dtype == np.int32
         assert ids.tolist() == tokenizer.encode(text)
-        assert len(encoder.turns) <= 3
+        assert encoder.turns.bytes == held(encoder) <= 1400
 
 
 def test_what_was_said_before_is_not_cut_again(tokenizer):
@@ -117,4 +124,4 @@ def test_several_threads(tokenizer):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(encoder.encode, texts))
     assert [ids.tolist() for ids in found] == [tokenizer.encode(text) for text in texts]
-    assert 4000 < encoder.turns.bytes <= 5000
+    assert 4000 < encoder.turns.bytes == held(encoder) <= 5000
